@@ -1,0 +1,19 @@
+//! Every decision of the realtime service, as two pure state machines.
+//!
+//! [`shard::Shard`] is the client side (connections, users, rooms, limits), one per worker thread;
+//! [`relay::Relay`] is the cluster side (interest, positions, order), one per instance. Both are
+//! functions of `(state, now, input)` to `(state, actions)`: no clock, no randomness but a seed, no
+//! threads, no async. The runtime moves bytes and carries actions out; it decides nothing.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod entry;
+pub mod id;
+pub mod limits;
+pub mod link;
+pub mod relay;
+pub mod rng;
+pub mod shard;
+pub mod stream;
+pub mod time;
+pub mod wire;

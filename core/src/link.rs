@@ -1,0 +1,99 @@
+//! What shards and the relay tell each other. Both ways are ordered queues; publications and the
+//! answers to joins share one, which is why an answer is exact: everything before it is in the
+//! position it names, everything after it is live.
+
+use std::sync::Arc;
+
+use crate::{
+    id::{DispatchId, Position, RequestId},
+    stream::StreamName,
+    time::UnixMillis,
+    wire::Frame,
+};
+
+/// From a shard to the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToRelay {
+    /// A connection wants to be a member of `stream`. From here on the worker is interested in it.
+    Join {
+        /// Names the request in the answer.
+        request: RequestId,
+        /// The stream to join.
+        stream: StreamName,
+        /// The last position the client saw, when it sent one that can be read as a position.
+        since: Option<Since>,
+    },
+    /// The worker has neither members nor parked joins of `stream` any more.
+    Vacated {
+        /// The stream that was left.
+        stream: StreamName,
+    },
+    /// A publication has been handed to every member.
+    HandedOver {
+        /// The publication.
+        dispatch: DispatchId,
+        /// Connections whose socket or outbox took the frame.
+        recipients: u32,
+    },
+}
+
+/// Where a client says it was in a stream: an `id`, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The numbering.
+    pub epoch: u64,
+    /// The offset of the last message seen.
+    pub offset: u64,
+    /// The upper 32 bits of that message's mid.
+    pub check: u32,
+}
+
+/// From the relay to a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToShard {
+    /// The stream is live for this worker; the request is to be seated.
+    Joined {
+        /// The join that this answers.
+        request: RequestId,
+        /// Where the stream is, for this worker; none when positions are off.
+        position: Option<Position>,
+        /// Whether nothing was missed since the `since` of the request.
+        recovered: bool,
+    },
+    /// The stream can't be made live: the broker is away. The worker stays interested until it says
+    /// otherwise, and is sent a `Resync` once the stream is live.
+    JoinFailed {
+        /// The join that this answers.
+        request: RequestId,
+    },
+    /// A publication for the members of its stream. Each is answered by one `HandedOver`.
+    Publication(Arc<Publication>),
+    /// Messages of `stream` were missed; members must be told.
+    Resync {
+        /// The stream.
+        stream: StreamName,
+        /// From here on it is complete again; none when positions are off.
+        position: Option<Position>,
+        /// Members are told to wait a random time up to this, in milliseconds.
+        spread_ms: u32,
+    },
+}
+
+/// One publication, encoded once for all members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Names the publication in the answer.
+    pub dispatch: DispatchId,
+    /// Whose members get it.
+    pub stream: StreamName,
+    /// The bytes they get.
+    pub frame: Frame,
+    /// The event type, for counting.
+    pub kind: Arc<str>,
+    /// A user whose connections are skipped.
+    pub exclude_user: Option<Arc<str>>,
+    /// Where it is in the stream; none for `latest` and best-effort messages.
+    pub position: Option<Position>,
+    /// When it was published, by the publisher's clock; none where that is unknown.
+    pub published: Option<UnixMillis>,
+}

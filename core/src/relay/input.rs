@@ -1,0 +1,157 @@
+//! What the relay hears of, and what it asks for.
+
+use bytes::Bytes;
+
+use crate::{
+    id::{Generation, Mid, Position, ReadId, WorkerId},
+    link::{ToRelay, ToShard},
+    stream::StreamName,
+    time::Instant,
+};
+
+/// The life of a Redis server, as its `run_id` names it; constant for the embedded broker.
+pub type RunId = u64;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A shard said something.
+    FromShard {
+        /// Which one.
+        worker: WorkerId,
+        /// What.
+        message: ToRelay,
+    },
+    /// A new subscription connection is up. Nothing is subscribed on it but the channels that
+    /// every instance reads.
+    LinkUp {
+        /// Its number, larger than any before.
+        generation: Generation,
+        /// The server's life.
+        run_id: RunId,
+    },
+    /// The subscription connection is gone.
+    LinkDown,
+    /// The broker confirmed `Subscribe` for a stream, on the connection `generation`.
+    Subscribed {
+        /// The connection.
+        generation: Generation,
+        /// The stream.
+        stream: StreamName,
+    },
+    /// The broker confirmed `Unsubscribe` for a stream, on the connection `generation`.
+    Unsubscribed {
+        /// The connection.
+        generation: Generation,
+        /// The stream.
+        stream: StreamName,
+    },
+    /// A channel brought something.
+    Received {
+        /// The connection it came over.
+        generation: Generation,
+        /// The channel.
+        channel: Channel,
+        /// What it brought.
+        bytes: Bytes,
+    },
+    /// `ReadHead` was carried out.
+    HeadRead {
+        /// Which one.
+        read: ReadId,
+        /// The head of the stream; none when the broker could not say.
+        head: Option<Position>,
+    },
+    /// The service is about to publish and wants to know how many connections were reached. Comes
+    /// before the broker is asked to publish.
+    Expected {
+        /// The publication.
+        mid: Mid,
+        /// Its stream.
+        stream: StreamName,
+        /// When the service stops waiting.
+        deadline: Instant,
+    },
+    /// The broker has published it: if the stream has no members here, nothing need be waited for.
+    Published {
+        /// The publication.
+        mid: Mid,
+    },
+    /// The deadline that `next_deadline` named has passed.
+    TimedOut,
+}
+
+/// Where bytes came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// The channel of a stream.
+    Stream(StreamName),
+    /// One of the channels that services publish to directly.
+    Ingress(Ingress),
+}
+
+/// The channels that services publish to directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ingress {
+    /// `booking:events`
+    Booking,
+    /// `payment:events`
+    Payment,
+    /// `ticket:events`
+    Ticket,
+    /// `broadcast:all`
+    Broadcast,
+}
+
+impl Ingress {
+    /// Every one of them.
+    pub const ALL: [Self; 4] = [Self::Booking, Self::Payment, Self::Ticket, Self::Broadcast];
+
+    /// The name of the channel in Redis; no prefix goes before it.
+    pub fn channel(self) -> &'static str {
+        match self {
+            Self::Booking => "booking:events",
+            Self::Payment => "payment:events",
+            Self::Ticket => "ticket:events",
+            Self::Broadcast => "broadcast:all",
+        }
+    }
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Put `message` into the ordered queue of `worker`.
+    ToShard {
+        /// The worker.
+        worker: WorkerId,
+        /// The message.
+        message: ToShard,
+    },
+    /// Subscribe to the channel of `stream`.
+    Subscribe {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// Unsubscribe from the channel of `stream`.
+    Unsubscribe {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// Read where `stream` is, creating its meta key if there is none.
+    ReadHead {
+        /// Names the read in the answer.
+        read: ReadId,
+        /// The stream.
+        stream: StreamName,
+    },
+    /// All shards have reported: answer whoever waits for `mid`.
+    Receipt {
+        /// The publication.
+        mid: Mid,
+        /// Connections of this instance that it was handed to.
+        recipients: u32,
+    },
+    /// A rare situation was reached; simulations count these.
+    Reach(&'static str),
+}

@@ -1,0 +1,28 @@
+//! What a relay has counted.
+
+use super::Ingress;
+
+/// Counts of one relay. Totals only grow; the rest is the present state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayStats {
+    /// Streams known: with members, joining or lingering.
+    pub streams: u64,
+    /// Total of publications received on users' streams.
+    pub received_user: u64,
+    /// Total of publications received on rooms and `all`.
+    pub received_room: u64,
+    /// Total of messages received on each ingress channel, in the order of [`Ingress::ALL`].
+    pub received_ingress: [u64; Ingress::ALL.len()],
+    /// Total of ingress messages that were dropped: malformed, reserved, over the limit.
+    pub ingress_invalid: u64,
+    /// Total of entries that could not be read.
+    pub entries_invalid: u64,
+    /// Total of publications received that were known already.
+    pub duplicates: u64,
+    /// Total of gaps seen in streams.
+    pub gaps: u64,
+    /// Total of publications not handed to a worker since its queue was full.
+    pub queue_full: u64,
+    /// Total of resyncs sent to workers.
+    pub resyncs: u64,
+}

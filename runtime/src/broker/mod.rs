@@ -1,0 +1,157 @@
+//! What carries publications between instances: Redis, or an embedded broker for one instance.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use realtime_core::{
+    id::{Epoch, Mid, Position},
+    relay::{Channel, RunId},
+    stream::StreamName,
+};
+
+/// A future of a broker. Boxed, since brokers are chosen at run time; the cost is small beside a
+/// round trip.
+pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What carries publications between instances.
+pub trait Broker: fmt::Debug + Send + Sync {
+    /// Numbers, stores and publishes in one atomic step.
+    fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>>;
+
+    /// Reads where a stream is. Creates its numbering with `epoch` when it has none.
+    fn read_head(
+        &self,
+        stream: StreamName,
+        epoch: Epoch,
+    ) -> BrokerFuture<'_, Result<Position, BrokerError>>;
+
+    /// Opens a subscription connection, with nothing subscribed but the channels that every
+    /// instance reads (ingress, when enabled, and its own probe channel).
+    fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>>;
+
+    /// Publishes `token` to this instance's own probe channel over every command connection.
+    fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>>;
+}
+
+/// How many probes went out; each comes back as one [`Item::Probe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbesSent(pub u32);
+
+/// What is to be published.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The stream.
+    pub stream: StreamName,
+    /// Names the publication. A retry of the same call has the same one.
+    pub mid: Mid,
+    /// Used if the stream has no numbering yet.
+    pub epoch: Epoch,
+    /// `realtime_core::entry::Body`, encoded.
+    pub body: Bytes,
+    /// Durable, or latest with the field that names what it is the newest value of.
+    pub class: Class,
+    /// At most 128 bytes.
+    pub idempotency_key: Option<Box<str>>,
+}
+
+/// How a publication is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It gets an offset and goes into the history.
+    Durable,
+    /// It replaces the value of this field in the stream's latest values.
+    Latest {
+        /// Event type and key of the value.
+        field: Box<str>,
+    },
+}
+
+/// A publication was carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its place; none for latest values and when there is no history. For a duplicate, the first one's.
+    pub position: Option<Position>,
+    /// The idempotency key was seen before: nothing was published.
+    pub duplicate: bool,
+    /// Subscribers of the channel at that moment.
+    pub subscribers: u32,
+}
+
+/// Why a publish failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Certainly not published; the text says why.
+    #[error("not published: {0}")]
+    Unavailable(String),
+    /// It may or may not have been published.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// The broker can't be reached, or answered with an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BrokerError(pub String);
+
+/// A subscription connection: the side that asks and the side that hears. Dropping either closes it.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The life of the server.
+    pub run_id: RunId,
+    /// Where to ask for subscriptions.
+    pub requests: Box<dyn SubscriptionRequests>,
+    /// Where items arrive, in the order in which the broker sent them.
+    pub items: Box<dyn SubscriptionItems>,
+}
+
+/// Asks for subscriptions. Confirmations arrive among the items, so that they are in order with
+/// the publications.
+pub trait SubscriptionRequests: fmt::Debug + Send {
+    /// Subscribes to and unsubscribes from the channels of streams.
+    fn request(
+        &mut self,
+        subscribe: Vec<StreamName>,
+        unsubscribe: Vec<StreamName>,
+    ) -> BrokerFuture<'_, Result<(), BrokerError>>;
+}
+
+/// Hears what a subscription connection brings.
+pub trait SubscriptionItems: fmt::Debug + Send {
+    /// Waits for the next item. An error means that the connection is gone. Cancel-safe.
+    fn next(&mut self) -> BrokerFuture<'_, Result<Item, BrokerError>>;
+}
+
+/// What a subscription connection brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A subscription holds.
+    Subscribed(StreamName),
+    /// A subscription has ended.
+    Unsubscribed(StreamName),
+    /// A message.
+    Message(Channel, Bytes),
+    /// A probe came back.
+    Probe(u64),
+}
+
+/// What the brokers keep of a stream, and for how long.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Entries of a user's history; 0 turns positions off everywhere.
+    pub user_entries_max: u32,
+    /// Entries of a room's history.
+    pub room_entries_max: u32,
+    /// Bytes of one history.
+    pub bytes_max: usize,
+    /// How long a history lives after its last entry.
+    pub history_ttl: Duration,
+    /// How long a numbering lives after it was last used.
+    pub position_ttl: Duration,
+    /// How long latest values live after the last one.
+    pub latest_ttl: Duration,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+}
+
+/// A broker chosen at start.
+pub type SharedBroker = Arc<dyn Broker>;

@@ -1,0 +1,9 @@
+//! Sockets, threads, Redis, gRPC and HTTP around `realtime-core`, which makes the decisions.
+#![forbid(unsafe_code)]
+
+pub mod broker;
+pub mod clock;
+pub mod config;
+pub mod link;
+pub mod net;
+pub mod worker;
