@@ -1,0 +1,210 @@
+//! The documented JavaScript client, in node and in a real browser.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+};
+
+use realtime_proto::{NotifyBookingResultRequest, NotifyPaymentStatusRequest, PaymentStatus};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::common::{
+    TempDir, eventually, grpc,
+    http::find,
+    server::{Server, Setup},
+    token::token,
+    within,
+};
+
+/// As documented, for `localhost:3003`.
+const SNIPPET: &str = include_str!("snippet.js");
+
+#[tokio::test]
+async fn the_documented_snippet_works_in_node() {
+    let has_websocket = Command::new("node")
+        .args([
+            "--experimental-websocket",
+            "-e",
+            "process.exit(typeof WebSocket == 'function' ? 0 : 1)",
+        ])
+        .stderr(Stdio::null())
+        .status();
+    if !has_websocket.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no node with a WebSocket (20.10 or newer)");
+        return;
+    }
+    let (reports, page) = Reports::listen().await;
+    let server = Setup::embedded().start().await;
+    let script = script(&server, &format!("http://localhost:{page}/report"));
+    let node = Command::new("node")
+        .args(["--experimental-websocket", "-e", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()
+        .expect("it ran a moment ago");
+    let _node = Group(node);
+    notify_and_check(&server, reports).await;
+}
+
+#[tokio::test]
+async fn the_documented_snippet_works_in_a_browser() {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let is_there = |name: &&str| {
+        let found = Command::new(name).arg("--version").stderr(Stdio::null()).output();
+        found.is_ok_and(|output| output.status.success())
+    };
+    let Some(browser) = names.into_iter().find(is_there) else {
+        eprintln!("skipped: chromium is not installed");
+        return;
+    };
+    let (reports, page) = Reports::listen().await;
+    let origin = format!("http://localhost:{page}");
+    let server = Setup::embedded().set("WS_ALLOWED_ORIGINS", &origin).start().await;
+    reports.serve(script(&server, "/report"));
+    let profile = TempDir::new();
+    let browser = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
+        .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
+        .args(["--disable-component-update", "--disable-dev-shm-usage"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        // Without a debugging port it would print the page and end, not stay to run it.
+        .arg("--remote-debugging-port=0")
+        .arg(&origin)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("it ran a moment ago");
+    let _browser = Group(browser);
+    notify_and_check(&server, reports).await;
+}
+
+/// Waits for the snippet to join its room, notifies its user, and checks what it showed.
+async fn notify_and_check(server: &Server, mut reports: Reports) {
+    eventually("the snippet to join", async || {
+        let stats = grpc::stats(server).await;
+        (stats.connections_per_room.get("event:123") == Some(&1)).then_some(())
+    })
+    .await;
+    let mut client = grpc::client(server);
+    let booking = NotifyBookingResultRequest {
+        user_id: "user-1".to_owned(),
+        booking_id: "b-1".to_owned(),
+        success: true,
+        booking_reference: "BK12345".to_owned(),
+        message: "đã xác nhận 🎫".to_owned(),
+        ..Default::default()
+    };
+    assert!(client.notify_booking_result(booking).await.unwrap().into_inner().delivered);
+    let payment = NotifyPaymentStatusRequest {
+        user_id: "user-1".to_owned(),
+        payment_id: "p-1".to_owned(),
+        status: PaymentStatus::Success.into(),
+        ..Default::default()
+    };
+    assert!(client.notify_payment_status(payment).await.unwrap().into_inner().delivered);
+    let mut shown = [reports.next().await, reports.next().await];
+    shown.sort_by_key(|report| report["shown"].to_string());
+    assert_eq!(shown[0]["shown"], "booking");
+    assert_eq!(shown[0]["payload"]["booking_reference"], "BK12345");
+    assert_eq!(shown[0]["payload"]["message"], "đã xác nhận 🎫");
+    assert_eq!(shown[1]["shown"], "payment");
+    assert_eq!(shown[1]["payload"]["payment_id"], "p-1");
+}
+
+/// The snippet with what its page would define, reporting what it shows.
+fn script(server: &Server, report: &str) -> String {
+    let snippet = SNIPPET.replace("localhost:3003", &format!("localhost:{}", server.http.port()));
+    format!(
+        "const jwtToken = '{}';\nconst eventId = '123';\n\
+         const report = (shown, payload) =>\n  \
+         fetch('{report}', {{method: 'POST', body: JSON.stringify({{shown, payload}})}});\n\
+         const showBookingConfirmation = (payload) => report('booking', payload);\n\
+         const showPaymentSuccess = (payload) => report('payment', payload);\n{snippet}",
+        token("user-1"),
+    )
+}
+
+/// A web server that gives out one page and collects what is posted to it.
+struct Reports {
+    page: tokio::sync::watch::Sender<String>,
+    received: tokio::sync::mpsc::Receiver<Value>,
+}
+
+impl Reports {
+    async fn listen() -> (Self, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (page, shown) = tokio::sync::watch::channel(String::new());
+        let (sender, received) = tokio::sync::mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, shown.clone(), sender.clone()));
+            }
+        });
+        (Self { page, received }, port)
+    }
+
+    fn serve(&self, script: String) {
+        let page = format!("<!doctype html><meta charset=utf-8><script>{script}</script>");
+        self.page.send_replace(page);
+    }
+
+    async fn next(&mut self) -> Value {
+        within("a report of the snippet", self.received.recv()).await.expect("it listens on")
+    }
+}
+
+async fn answer(
+    mut stream: tokio::net::TcpStream,
+    page: tokio::sync::watch::Receiver<String>,
+    reports: tokio::sync::mpsc::Sender<Value>,
+) {
+    let mut bytes = Vec::new();
+    let (head, length) = loop {
+        if let Some(at) = find(&bytes, b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..at]).to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: usize = length.map_or(0, |length| length.trim().parse().unwrap());
+            if bytes.len() >= at + 4 + length {
+                bytes.drain(..at + 4);
+                break (head, length);
+            }
+        }
+        if stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+            continue;
+        }
+        return; // Browsers open connections that they then do not need.
+    };
+    let body = if head.starts_with("post") {
+        let report = serde_json::from_slice(&bytes[..length]).expect("reports are JSON");
+        reports.send(report).await.ok();
+        String::new()
+    } else {
+        page.borrow().clone()
+    };
+    let response = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(response.as_bytes()).await.ok();
+}
+
+/// A process and its children, which end with their owner.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let command = format!("kill -KILL -- -{}", self.0.id());
+        Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status().ok();
+        self.0.wait().ok();
+    }
+}
