@@ -4,6 +4,7 @@
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod link;
 pub mod net;
 pub mod worker;
