@@ -44,6 +44,23 @@ impl Redis {
         }
     }
 
+    /// Stops it from answering, with all its connections open, as a stalled host would.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("it was started");
+        let command = format!("kill -{name} {}", child.id());
+        let status = Command::new("sh").args(["-c", &command]).status().expect("there is a shell");
+        assert!(status.success(), "redis-server is gone already");
+    }
+
     /// Starts it, on the same port as before and empty.
     pub async fn restart(&mut self) {
         self.kill();

@@ -17,12 +17,13 @@ use super::{eventually, redis::Redis, token};
 #[derive(Clone, Debug)]
 pub struct Setup {
     environment: BTreeMap<String, String>,
+    open_files_max: Option<u32>,
 }
 
 impl Setup {
     /// On the embedded broker, with free ports, a known secret and a quick end.
     pub fn embedded() -> Self {
-        Self { environment: BTreeMap::new() }
+        Self { environment: BTreeMap::new(), open_files_max: None }
             .set("BIND_ADDRESS", "127.0.0.1")
             .set("HTTP_PORT", "0")
             .set("GRPC_PORT", "0")
@@ -50,6 +51,13 @@ impl Setup {
     #[must_use]
     pub fn unset(mut self, name: &str) -> Self {
         self.environment.remove(name);
+        self
+    }
+
+    /// Lowers the limit of open files, which the service can't raise again.
+    #[must_use]
+    pub fn open_files(mut self, limit: u32) -> Self {
+        self.open_files_max = Some(limit);
         self
     }
 
@@ -89,7 +97,15 @@ impl Setup {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_realtime"));
+        let binary = env!("CARGO_BIN_EXE_realtime");
+        let mut command = match self.open_files_max {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), binary]);
+                shell
+            }
+        };
         command.args(arguments).env_clear().envs(&self.environment).stdin(Stdio::null());
         command
     }

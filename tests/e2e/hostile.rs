@@ -279,6 +279,20 @@ async fn connections_that_say_nothing_do_not_keep_others_out() {
 }
 
 #[tokio::test]
+async fn running_out_of_files_is_survived() {
+    let server = Setup::embedded().open_files(128).set("WS_MAX_CONNECTIONS", "20").start().await;
+    let mut client = Client::connect(&server, &token("a")).await;
+    let mut greedy = Vec::new();
+    for _ in 0..200 {
+        greedy.push(Raw::connect(&server).await);
+    }
+    client.assert_quiet().await;
+    drop(greedy);
+    everything_is_fine(&server).await;
+    client.assert_quiet().await;
+}
+
+#[tokio::test]
 async fn nonsense_on_every_port_is_survived() {
     let server = Setup::embedded().start().await;
     let nonsense = [

@@ -1,6 +1,8 @@
 //! Redis comes late, goes, comes back empty, and cuts connections.
 
-use serde_json::Value;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{grpc_calls::publish_everything, handshake::assert_is_id};
@@ -112,7 +114,7 @@ async fn a_cut_subscription_is_repaired_and_nothing_is_lost_in_silence() {
                 match client.next_of(&["during", "after", "system:resync", "system:pong"]).await {
                     message if message["type"] == "after" => return Some(()),
                     message if message["type"] == "system:pong" => return None,
-                    _ => client.send(serde_json::json!({"type": "system:ping"})).await,
+                    _ => client.send(json!({"type": "system:ping"})).await,
                 }
             }
         })
@@ -131,6 +133,56 @@ async fn cut_command_connections_are_replaced() {
     let _: u32 = redis.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     published(&server, "after").await;
     client.expect("after").await;
+    client.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_join_that_cannot_be_answered_is_unavailable_and_can_be_repeated() {
+    let mut redis = Redis::absent();
+    let server = Setup::on(&redis).set("WS_JOIN_TIMEOUT", "300ms").start().await;
+    let mut client = Client::anonymous(&server).await;
+    let join = json!({"type": "room:join", "ref": 1, "payload": {"room": "event:1"}});
+    client.send(join).await;
+    assert_eq!(client.expect_error("UNAVAILABLE").await["ref"], 1);
+    redis.restart().await;
+    assert_eq!(client.expect("system:resync").await["payload"]["room"], "all");
+    client.join("event:1").await;
+    assert_eq!(grpc::broadcast(&server, "event:1", "x", "{}").await.unwrap().recipients, 1);
+    client.expect("x").await;
+    client.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_does_not_hang_callers_or_clients() {
+    let redis = Redis::start().await;
+    let server = Setup::on(&redis).set("WS_JOIN_TIMEOUT", "500ms").start().await;
+    let mut client = Client::connect(&server, &token("a")).await;
+    published(&server, "before").await;
+    client.expect("before").await;
+    redis.freeze();
+    let mut request = tonic::Request::new(realtime_proto::SendToUserRequest {
+        user_id: "a".to_owned(),
+        event_type: "during".to_owned(),
+        ..Default::default()
+    });
+    request.set_timeout(Duration::from_secs(1));
+    let status = grpc::client(&server).send_to_user(request).await.unwrap_err();
+    let codes = [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled];
+    assert!(codes.contains(&status.code()), "{status}");
+    client.assert_quiet().await;
+    let path = format!("/ws?token={}", token("b"));
+    let refused = upgrade(&server, &path, &[]).await;
+    refused.assert_refused(503);
+    refused.assert_retry_after();
+    assert_eq!(fetch(&server, "/health").await.status, 200);
+    redis.thaw();
+    eventually("Redis to be used again", async || {
+        (upgrade(&server, &path, &[]).await.status == 101).then_some(())
+    })
+    .await;
+    published(&server, "after").await;
+    // What timed out may have been published or not; the client was told if anything is unsure.
+    while client.next_of(&["during", "after", "system:resync"]).await["type"] != "after" {}
     client.assert_quiet().await;
 }
 
@@ -155,7 +207,7 @@ async fn ready(server: &Server) {
 
 /// Reads what is still on its way after a cut.
 async fn settle(client: &mut Client) {
-    client.send(serde_json::json!({"type": "system:ping"})).await;
+    client.send(json!({"type": "system:ping"})).await;
     let kinds = ["during", "after", "system:resync", "system:pong"];
     while client.next_of(&kinds).await["type"] != "system:pong" {}
 }
