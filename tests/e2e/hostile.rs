@@ -157,7 +157,8 @@ async fn ten_thousand_joins_of_one_peer_do_not_disturb_another() {
     let greedy = tokio::spawn(async move {
         for chunk in 0..100 {
             for number in 0..100 {
-                let join = json!({"type": "room:join", "payload": {"event_id": (chunk * 100 + number).to_string()}});
+                let id = (chunk * 100 + number).to_string();
+                let join = json!({"type": "room:join", "payload": {"event_id": id}});
                 greedy.send(join).await;
             }
             for _ in 0..100 {
