@@ -263,3 +263,6 @@ const NO_ACK: &str = "-";
 
 /// Longer than any header line: the longest is that of a body with 64-bit lengths, 102 bytes.
 const HEADER_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests;
