@@ -12,9 +12,10 @@
 //! version. The body is
 //!
 //! ```text
-//! <flags> <origin> <published> <type bytes> <exclude bytes> <key bytes>\n<type><exclude><key><payload>
+//! <flags> <origin> <published> <type bytes> <exclude bytes> <key bytes>\n<texts>
 //! ```
 //!
+//! where the texts are the type, the excluded user, the key and the payload, one behind another,
 //! with flags `-` or `a` (an acknowledgement is asked for), the origin's boot id in 16 hex digits
 //! and the time of publishing in Unix milliseconds; the payload is the rest.
 

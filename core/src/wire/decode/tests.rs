@@ -200,7 +200,11 @@ fn a_since_that_cannot_be_read_is_no_error() {
         let text = format!(r#"{{"type":"room:join","payload":{{"room":"a","since":{text}}}}}"#);
         match asked(&text) {
             Command::Join { since, .. } => since,
-            other => panic!("{other:?}"),
+            other @ (Command::Ping
+            | Command::Leave { .. }
+            | Command::Subscribe { .. }
+            | Command::Refresh { .. }
+            | Command::Ack { .. }) => panic!("{other:?}"),
         }
     };
     let read = Since { epoch: 0x1f, offset: 41, check: 0xabc };
@@ -460,7 +464,9 @@ proptest! {
     }
 
     #[test]
-    fn payloads_agree_with_a_parser_that_builds_trees(text in "[\\[\\]{}\",:01eE.+ a\\\\n-]{0,12}") {
+    fn payloads_agree_with_a_parser_that_builds_trees(
+        text in "[\\[\\]{}\",:01eE.+ a\\\\n-]{0,12}",
+    ) {
         let read = serde_json::from_str::<serde_json::Value>(&text);
         match read {
             Ok(_) => prop_assert_eq!(payload(&text), Some(json::trim(&text))),
@@ -477,8 +483,9 @@ proptest! {
 
     #[test]
     fn no_text_like_a_message_breaks_a_decoder(text in concat!(
-        "\\{(\"(type|room|user_id|ref|payload|since|event_id)\":",
-        "(\"(system:ping|room:join|a|\\\\\\\\u00[0-9a-f]{2})\"|[0-9]{1,3}|null|\\{\"room\":\"[a-z]{0,3}\"\\}),?){0,5}\\}"
+        "\\{(\"(type|room|user_id|ref|payload|since|event_id)\":(",
+        "\"(system:ping|room:join|a|\\\\u00[0-9a-f]{2})\"",
+        "|[0-9]{1,3}|null|\\{\"room\":\"[a-z]{0,3}\"\\}),?){0,5}\\}",
     )) {
         wire_decode(text.as_bytes());
     }

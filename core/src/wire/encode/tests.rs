@@ -292,7 +292,7 @@ proptest! {
         positioned: bool,
     ) {
         let stream = StreamName::room(&room).unwrap();
-        let message = Body { kind: kind.as_str().into(), payload: payload.clone().into(), ..body("", "", ack) };
+        let message = Body { payload: payload.clone().into(), ..body(&kind, "", ack) };
         let position = positioned.then_some(POSITION);
         let written = published(&stream, &message, position);
         let read: Value = serde_json::from_str(&written).unwrap();
