@@ -1,4 +1,4 @@
-//! What the fuzz targets run. Ordinary tests run it too, over the committed corpora.
+//! Everything that decodes bytes from outside.
 
 use std::str;
 
