@@ -109,24 +109,34 @@ fn check_payload(text: &str) {
 /// # Panics
 /// When `bytes` is anything but one unmasked text frame with the shortest form of its length.
 pub(crate) fn only_text(bytes: &[u8]) -> &str {
+    let (text, rest) = first_text(bytes);
+    assert!(rest.is_empty(), "one frame and nothing behind it");
+    text
+}
+
+/// The text of the first frame in `bytes`, and what is behind it.
+///
+/// # Panics
+/// When `bytes` does not begin with an unmasked text frame with the shortest form of its length.
+pub(super) fn first_text(bytes: &[u8]) -> (&str, &[u8]) {
     assert_eq!(bytes[0], 0x81, "a whole text message");
-    let (length, text) = match bytes[1] {
+    let (length, rest) = match bytes[1] {
         126 => {
-            let (length, text) = bytes[2..].split_first_chunk().expect("2 bytes of length");
+            let (length, rest) = bytes[2..].split_first_chunk().expect("2 bytes of length");
             let length = u16::from_be_bytes(*length);
             assert!(length > 125, "the length has its shortest form");
-            (u64::from(length), text)
+            (usize::from(length), rest)
         }
         127 => {
-            let (length, text) = bytes[2..].split_first_chunk().expect("8 bytes of length");
+            let (length, rest) = bytes[2..].split_first_chunk().expect("8 bytes of length");
             let length = u64::from_be_bytes(*length);
             assert!(length > u64::from(u16::MAX), "the length has its shortest form");
-            (length, text)
+            (usize::try_from(length).expect("it is in memory"), rest)
         }
-        short => (u64::from(short), &bytes[2..]),
+        short => (usize::from(short), &bytes[2..]),
     };
-    assert_eq!(length, text.len() as u64, "one frame and nothing behind it");
-    str::from_utf8(text).expect("text frames are UTF-8")
+    let (text, rest) = rest.split_at_checked(length).expect("the frame is whole");
+    (str::from_utf8(text).expect("text frames are UTF-8"), rest)
 }
 
 /// The table of which prefixes of both match, row by row.
