@@ -33,7 +33,7 @@ use crate::{
 pub const FORMAT: u8 = 1;
 
 /// What the publisher says of a publication.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Body {
     /// The event type.
     pub kind: Arc<str>,
@@ -52,7 +52,7 @@ pub struct Body {
 }
 
 /// Where a publication stands in its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// It has an offset, and the history keeps it.
     Durable {
@@ -75,7 +75,7 @@ pub enum Place {
 }
 
 /// A publication as a channel or the history carries it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Where it stands.
     pub place: Place,
