@@ -7,13 +7,14 @@ use realtime_core::fuzzing;
 /// Runs `target` over the files of its corpus, in the order of their names.
 fn replay(name: &str, target: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+    let entries = fs::read_dir(&folder).expect("the corpus is committed");
     let mut files: Vec<_> =
-        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.map(|entry| entry.expect("the folder can be read").path()).collect();
     files.sort();
     assert!(files.len() >= 20, "{} has {} files", folder.display(), files.len());
     for file in files {
         eprintln!("{}", file.display()); // Shown when the target panics.
-        target(&fs::read(&file).unwrap());
+        target(&fs::read(&file).expect("the file can be read"));
     }
 }
 

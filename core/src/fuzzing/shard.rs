@@ -118,10 +118,11 @@ fn receive(world: &mut World, source: &mut Source<'_>) {
     let room = ROOMS[source.below(ROOMS.len())];
     let reference = source.below(4);
     let text = match source.below(12) {
-        0..=4 => format!(
-            r#"{{"type":"room:join","payload":{{"room":"{room}","since":"{}"}},"ref":{reference}}}"#,
-            if reference == 0 { String::new() } else { source.since() },
-        ),
+        0..=4 => {
+            let since = if reference == 0 { String::new() } else { source.since() };
+            let payload = format!(r#"{{"room":"{room}","since":"{since}"}}"#);
+            format!(r#"{{"type":"room:join","payload":{payload},"ref":{reference}}}"#)
+        }
         5 | 6 => format!(r#"{{"type":"room:leave","payload":{{"room":"{room}"}}}}"#),
         7 => r#"{"type":"system:ping","ref":"p"}"#.to_owned(),
         8 => {

@@ -418,7 +418,7 @@ impl World {
     fn carry_out(&mut self, action: Action, bytes: &[u8]) {
         match action {
             Action::Verify { conn } => {
-                self.advance_stage(conn, &[Stage::Arrived], Stage::Verifying)
+                self.advance_stage(conn, &[Stage::Arrived], Stage::Verifying);
             }
             Action::Refuse { conn, refusal } => {
                 let stage = self.peer(conn).stage;
