@@ -12,9 +12,10 @@
 //! version. The body is
 //!
 //! ```text
-//! <flags> <origin> <published> <type bytes> <exclude bytes> <key bytes>\n<type><exclude><key><payload>
+//! <flags> <origin> <published> <type bytes> <exclude bytes> <key bytes>\n<texts>
 //! ```
 //!
+//! where the texts are the type, the excluded user, the key and the payload, one behind another,
 //! with flags `-` or `a` (an acknowledgement is asked for), the origin's boot id in 16 hex digits
 //! and the time of publishing in Unix milliseconds; the payload is the rest.
 
@@ -263,3 +264,6 @@ const NO_ACK: &str = "-";
 
 /// Longer than any header line: the longest is that of a body with 64-bit lengths, 102 bytes.
 const HEADER_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests;
