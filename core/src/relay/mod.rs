@@ -5,7 +5,6 @@
 //! comes of it to the workers and bounds what is on its way to them, `receipts` counts for the
 //! publishers of this instance whom their publications reached.
 
-mod fingerprint;
 mod input;
 mod interest;
 mod order;
@@ -17,12 +16,16 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{Hash, Hasher},
+};
 
 pub use input::{Action, Channel, Ingress, Input, RunId};
 pub use stats::RelayStats;
 
 use crate::{
+    hash::Fingerprint,
     id::{Generation, Mid, ReadId, WorkerId},
     limits::RelayLimits,
     link::ToRelay,
@@ -137,8 +140,8 @@ impl Relay {
     /// A fingerprint of the whole state: equal states have equal ones, on every machine.
     pub fn state_hash(&self) -> u64 {
         // Summed up, so that it does not matter which streams came first.
-        let streams = self.streams.iter().map(fingerprint::of).fold(0, u64::wrapping_add);
-        fingerprint::of(&(
+        let streams = self.streams.iter().map(fingerprint).fold(0, u64::wrapping_add);
+        fingerprint(&(
             (self.link, self.newest, self.next_read, self.asked, self.waiting),
             (streams, self.rng.clone().next(), self.outlet.fingerprint()),
         ))
@@ -194,4 +197,10 @@ impl Relay {
         }
         self.pump(turn);
     }
+}
+
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = Fingerprint::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
