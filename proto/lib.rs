@@ -6,5 +6,4 @@
 tonic::include_proto!("realtime");
 
 /// The encoded `FileDescriptorSet` of `realtime.proto`, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

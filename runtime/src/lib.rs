@@ -6,4 +6,6 @@ pub mod clock;
 pub mod config;
 pub mod link;
 pub mod net;
+pub mod outbox;
+pub mod socket;
 pub mod worker;
