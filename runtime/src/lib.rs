@@ -1,11 +1,15 @@
 //! Sockets, threads, Redis, gRPC and HTTP around `realtime-core`, which makes the decisions.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod link;
+pub mod handshake;
 pub mod net;
 pub mod outbox;
 pub mod socket;
+pub mod token;
 pub mod worker;
