@@ -7,16 +7,12 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::{
-<<<<<<< HEAD
-    entry::Body, id::BootId, link::Since, shard::Reference, stream::StreamName, time::UnixMillis,
-=======
     entry::Body,
     id::BootId,
     link::Since,
     shard::Reference,
     stream::{self, StreamName},
     time::UnixMillis,
->>>>>>> main
 };
 
 use super::{ErrorCode, Kind, TYPE_BYTES_MAX, is_reserved, json, number};
