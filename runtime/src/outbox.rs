@@ -203,7 +203,7 @@ mod tests {
         for text in ["first", "second", "third"] {
             outbox.push(Bytes::from_static(text.as_bytes()), &budget);
         }
-        let mut out = Vec::new();
+        let mut out: Vec<u8> = Vec::new();
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); 2];
             let used = outbox.front(&mut slices);
@@ -225,7 +225,7 @@ mod tests {
         outbox.advance(2, &budget);
         outbox.push_urgent(b"old");
         outbox.push_urgent(b"new");
-        let mut out = Vec::new();
+        let mut out: Vec<u8> = Vec::new();
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); 4];
             let used = outbox.front(&mut slices);
