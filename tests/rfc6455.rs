@@ -1,6 +1,7 @@
 //! RFC 6455 over a raw socket, against the socket layer of the service: the `echo` example runs in
 //! a thread of the test.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -12,7 +13,7 @@ use std::{
 use realtime_runtime::net::{Listener, Net, TokioNet};
 
 #[path = "../runtime/examples/echo.rs"]
-#[allow(dead_code, unreachable_pub, clippy::cast_possible_truncation, reason = "it has a main")]
+#[allow(dead_code, unreachable_pub, reason = "it is a program of its own")]
 mod echo;
 
 const CONTINUATION: u8 = 0;
@@ -170,7 +171,7 @@ fn messages_of_every_length_class_come_back_whole() {
         let text = vec![b'x'; length];
         client.send(&frame(FIN | TEXT, &text));
         client.expect(TEXT, &text);
-        let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
         client.send(&frame(FIN | BINARY, &bytes));
         client.expect(BINARY, &bytes);
     }

@@ -61,13 +61,14 @@ struct Echo<S>(Rc<RefCell<Socket<S>>>);
 impl<S: Stream> Echo<S> {
     fn send(&self, opcode: u8, payload: &[u8]) {
         let mut frame = vec![0x80 | opcode];
-        match payload.len() {
-            length @ 0..=125 => frame.push(length as u8),
-            length @ 126..=0xFFFF => {
+        let length = payload.len();
+        match (u8::try_from(length), u16::try_from(length)) {
+            (Ok(length @ ..=125), _) => frame.push(length),
+            (_, Ok(length)) => {
                 frame.push(126);
-                frame.extend((length as u16).to_be_bytes());
+                frame.extend(length.to_be_bytes());
             }
-            length => {
+            (_, Err(_)) => {
                 frame.push(127);
                 frame.extend((length as u64).to_be_bytes());
             }

@@ -130,7 +130,7 @@ impl Head {
         let (bearer, offered) = headers.bearer()?;
         let token = match headers.authorization()? {
             Some(token) => Some(Cow::Borrowed(token)),
-            None => query.first("token")?.or(offered.map(Cow::Borrowed)),
+            None => query.first("token")?.or_else(|| offered.map(Cow::Borrowed)),
         };
         Ok(Upgrade {
             accept: derive_accept_key(key.as_bytes()),

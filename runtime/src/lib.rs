@@ -10,6 +10,7 @@ pub mod http;
 pub mod link;
 pub mod net;
 pub mod outbox;
+pub mod service;
 pub mod socket;
 pub mod token;
 pub mod worker;
