@@ -1,14 +1,7 @@
 //! An instance: its threads, the channels between them, and how it starts and ends.
 
 use std::{
-    fmt::Debug,
-    future::Future,
-    io,
-    net::SocketAddr,
-    num::NonZeroU16,
-    pin::pin,
-    sync::Arc,
-    thread,
+    fmt::Debug, future::Future, io, net::SocketAddr, num::NonZeroU16, pin::pin, sync::Arc, thread,
     time::Duration,
 };
 
@@ -143,10 +136,7 @@ struct Instance {
 type Part = std::pin::Pin<Box<dyn Future<Output = (String, io::Result<()>)>>>;
 
 impl Instance {
-    async fn start<N: Net>(
-        config: Config,
-        spawn: Spawn,
-    ) -> Result<(Self, Addresses), ServerError> {
+    async fn start<N: Net>(config: Config, spawn: Spawn) -> Result<(Self, Addresses), ServerError> {
         let config = Arc::new(config);
         let clock = Clock::new();
         let boot = entropy::fresh_boot_id();

@@ -5,11 +5,15 @@
 //! write by itself is thrown away, since pongs and closes must queue behind the frames that are
 //! written directly. Between messages a connection has no decoder and no buffer.
 
+mod decoder;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::RefCell,
     fmt,
     future::Future,
-    io::{self, IoSlice, Read, Write},
+    io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
@@ -18,12 +22,10 @@ use std::{
 
 use bytes::Bytes;
 use realtime_core::wire::CloseCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::tungstenite::{
-    self, Message, Utf8Bytes,
-    protocol::{Role, WebSocketConfig, WebSocketContext},
-};
+use tokio::io::ReadBuf;
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
+use self::decoder::{Decoder, READ_BYTES};
 use crate::{
     net::Stream,
     outbox::{Budget, Outbox, Queued},
@@ -277,11 +279,10 @@ impl<S: Stream> Socket<S> {
             self.decoder = Some(Box::new(decoder));
         }
         let decoder = self.decoder.as_mut().expect("made above");
-        let read = decoder.context.read(&mut Reader { stream, track: &mut decoder.track, cx });
-        let message = match read {
+        let message = match decoder.read(stream, cx) {
             Ok(message) => message,
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                if decoder.track.is_between_messages() {
+                if decoder.is_between_messages() {
                     self.decoder = None;
                 }
                 return Poll::Pending;
@@ -436,113 +437,6 @@ enum Flushed {
     Relieved,
 }
 
-/// What understands the bytes of a message; dropped when there is no incomplete one.
-struct Decoder {
-    context: WebSocketContext,
-    track: Track,
-}
-
-impl Decoder {
-    fn new(read: &[u8], message_bytes_max: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BYTES)
-            .write_buffer_size(0)
-            .max_message_size(Some(message_bytes_max))
-            .max_frame_size(Some(message_bytes_max));
-        let mut track = Track::default();
-        track.feed(read);
-        let context =
-            WebSocketContext::from_partially_read(read.to_vec(), Role::Server, Some(config));
-        Self { context, track }
-    }
-}
-
-/// Follows the frames that a decoder is fed just closely enough to know when there is nothing in it.
-#[derive(Default)]
-struct Track {
-    header: [u8; HEADER_BYTES_MAX],
-    header_bytes: usize,
-    payload_bytes_left: u64,
-    in_fragments: bool,
-}
-
-impl Track {
-    fn is_between_messages(&self) -> bool {
-        self.header_bytes == 0 && self.payload_bytes_left == 0 && !self.in_fragments
-    }
-
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while let [first, rest @ ..] = bytes {
-            if self.payload_bytes_left > 0 {
-                let left = usize::try_from(self.payload_bytes_left).unwrap_or(usize::MAX);
-                let taken = left.min(bytes.len());
-                self.payload_bytes_left -= taken as u64;
-                bytes = &bytes[taken..];
-                continue;
-            }
-            self.header[self.header_bytes] = *first;
-            self.header_bytes += 1;
-            bytes = rest;
-            if self.header_bytes >= 2 && self.header_bytes == self.header_length() {
-                self.frame_begins();
-            }
-        }
-    }
-
-    /// RFC 6455 §5.2: 2 bytes, then 0, 2 or 8 of length, then 0 or 4 of mask.
-    fn header_length(&self) -> usize {
-        let length = match self.header[1] & 0x7F {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        2 + length + if self.header[1] & 0x80 == 0 { 0 } else { 4 }
-    }
-
-    fn frame_begins(&mut self) {
-        let [b0, b1, length @ ..] = self.header;
-        self.payload_bytes_left = match b1 & 0x7F {
-            126 => u64::from(u16::from_be_bytes([length[0], length[1]])),
-            127 => length[..8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-            short => u64::from(short),
-        };
-        let is_control = b0 & 0x08 != 0;
-        if !is_control {
-            self.in_fragments = b0 & 0x80 == 0;
-        }
-        self.header_bytes = 0;
-    }
-}
-
-/// The stream as a decoder sees it: reading does not wait, writing goes nowhere.
-struct Reader<'a, 'c, S> {
-    stream: &'a mut S,
-    track: &'a mut Track,
-    cx: &'a mut Context<'c>,
-}
-
-impl<S: AsyncRead + Unpin> Read for Reader<'_, '_, S> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut buf = ReadBuf::new(bytes);
-        match Pin::new(&mut *self.stream).poll_read(self.cx, &mut buf) {
-            Poll::Ready(read) => read?,
-            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
-        }
-        self.track.feed(buf.filled());
-        Ok(buf.filled().len())
-    }
-}
-
-impl<S> Write for Reader<'_, '_, S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn try_write(stream: &mut impl Stream, bytes: &[u8]) -> io::Result<usize> {
     match stream.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -554,17 +448,11 @@ fn gone() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
 
-/// Most messages fit; one that does not is read in steps of this.
-const READ_BYTES: usize = 4096;
-
 /// Queued frames that are written by one system call.
 const WRITE_SLICES: usize = 16;
 
 /// Events of one connection before others get their turn.
 const EVENTS_PER_TURN: usize = 32;
-
-/// 2 bytes, 8 of length, 4 of mask.
-const HEADER_BYTES_MAX: usize = 14;
 
 /// Unread bytes that a closed connection is cleared of.
 const CLOSED_DISCARD_BYTES: u32 = 1 << 16;
