@@ -6,6 +6,8 @@ mod arrival;
 mod latency;
 mod machine;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::{num::NonZeroU16, rc::Rc, sync::Arc, time::Duration};
 
