@@ -8,7 +8,9 @@
 #![warn(missing_docs)]
 
 pub mod entry;
-mod hash;
+mod fingerprint;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 mod intern;
 pub mod limits;
