@@ -233,13 +233,12 @@ impl<S: Stream> Machine<S> {
         if !state.to_link.is_empty() {
             return state.to_link.push_back(message);
         }
-        match self.link.try_send(LinkCommand::FromShard(self.id, message)) {
-            Err(mpsc::error::TrySendError::Full(LinkCommand::FromShard(_, message))) => {
-                state.to_link.push_back(message);
-                self.link_waits.notify_one();
-            }
-            // Closed means that the instance is ending.
-            Ok(()) | Err(_) => (),
+        let command = LinkCommand::FromShard(self.id, message);
+        if let Err(mpsc::error::TrySendError::Full(LinkCommand::FromShard(_, message))) =
+            self.link.try_send(command)
+        {
+            state.to_link.push_back(message);
+            self.link_waits.notify_one();
         }
     }
 
@@ -298,7 +297,7 @@ impl<S: Stream> Machine<S> {
             }
         }
         // The relay is gone: the instance is ending.
-        future::pending().await
+        future::pending::<()>().await;
     }
 
     /// Task: tells the relay what it had no room for at first.
