@@ -1,9 +1,11 @@
 //! Sockets, threads, Redis, gRPC and HTTP around `realtime-core`, which makes the decisions.
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod entropy;
 pub mod http;
 pub mod link;
 pub mod net;
