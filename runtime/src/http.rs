@@ -15,7 +15,9 @@ pub fn error_response(status: u16, code: &str, message: &str, headers: &[(&str, 
         .unwrap_or("Error");
     let body = error_body(code, message);
     let mut head = format!("HTTP/1.1 {status} {reason}\r\n");
-    for (name, value) in required_headers(status).iter().chain(headers) {
+    let given = |name: &str| headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+    let required = required_headers(status).iter().filter(|(name, _)| !given(name));
+    for (name, value) in required.chain(headers) {
         head.push_str(name);
         head.push_str(": ");
         head.push_str(value);

@@ -1,6 +1,7 @@
 //! Sockets, threads, Redis, gRPC and HTTP around `realtime-core`, which makes the decisions.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 mod backoff;
 pub mod broker;
 pub mod clock;
@@ -9,4 +10,5 @@ pub mod entropy;
 pub mod http;
 pub mod link;
 pub mod net;
+pub mod token;
 pub mod worker;
