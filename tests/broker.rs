@@ -24,6 +24,7 @@ use realtime_runtime::{
         Class, Item, MemoryBroker, ProbesSent, Publish, PublishError, Published, RedisBroker,
         Retention, SharedBroker, Subscription,
     },
+    clock::Clock,
     config::RedisConfig,
     net::TokioNet,
 };
@@ -70,7 +71,7 @@ async fn on_redis(retention: Retention) -> (RedisServer, SharedBroker) {
 
 /// Runs `test` on a broker of each kind.
 async fn on_both<F: Future<Output = ()>>(retention: Retention, test: impl Fn(SharedBroker) -> F) {
-    test(Arc::new(MemoryBroker::new(retention.clone(), 1 << 20))).await;
+    test(Arc::new(MemoryBroker::new(retention.clone(), 1 << 20, Clock::new()))).await;
     let (_server, broker) = on_redis(retention).await;
     test(broker).await;
 }

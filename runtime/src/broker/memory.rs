@@ -60,14 +60,14 @@ struct Subscriber {
 impl MemoryBroker {
     /// Keeps up to about `bytes_max` of histories, positions and keys; beyond that the oldest ones
     /// are forgotten.
-    pub fn new(retention: Retention, bytes_max: usize) -> Self {
+    pub fn new(retention: Retention, bytes_max: usize, clock: Clock) -> Self {
         let state = State {
             store: Store::new(retention, bytes_max),
             subscribers: BTreeMap::new(),
             audiences: BTreeMap::new(),
             subscribers_ever: 0,
         };
-        Self { shared: Arc::new(Shared { clock: Clock::new(), state: Mutex::new(state) }) }
+        Self { shared: Arc::new(Shared { clock, state: Mutex::new(state) }) }
     }
 }
 
@@ -312,7 +312,7 @@ mod tests {
             latest_ttl: Duration::from_secs(600),
             idempotency_ttl: Duration::from_secs(300),
         };
-        MemoryBroker::new(retention, 1 << 20)
+        MemoryBroker::new(retention, 1 << 20, Clock::new())
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {
