@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+mod backoff;
 pub mod broker;
 pub mod clock;
 pub mod config;
