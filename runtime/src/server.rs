@@ -1,8 +1,7 @@
 //! An instance: its threads, the channels between them, and how it starts and ends.
 
 use std::{
-    fmt::Debug, future::Future, io, net::SocketAddr, num::NonZeroU16, pin::pin, sync::Arc, thread,
-    time::Duration,
+    future::Future, io, net::SocketAddr, num::NonZeroU16, sync::Arc, thread, time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
