@@ -1,12 +1,7 @@
 //! Client messages and ingress messages, checked once.
 
 use crate::{
-    entry::Body,
-    id::BootId,
-    link::Since,
-    shard::Reference,
-    stream::StreamName,
-    time::UnixMillis,
+    entry::Body, id::BootId, link::Since, shard::Reference, stream::StreamName, time::UnixMillis,
 };
 
 use super::{ErrorCode, Kind};
