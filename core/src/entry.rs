@@ -18,13 +18,14 @@
 //! with flags `-` or `a` (an acknowledgement is asked for), the origin's boot id in 16 hex digits
 //! and the time of publishing in Unix milliseconds; the payload is the rest.
 
-use std::sync::Arc;
+use std::{str, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     id::{BootId, Epoch, Mid, Position},
     time::UnixMillis,
+    wire::number,
 };
 
 /// The version that entries are written with. Readers accept this one and the one before.
@@ -91,15 +92,174 @@ pub enum EntryError {
 }
 
 impl Body {
-    /// Encodes it as documented at the head of this module.
+    /// Encodes it as documented at the head of this module. An `exclude_user` that is empty
+    /// excludes nobody.
     pub fn encode(&self) -> Bytes {
-        todo!()
+        let exclude = self.exclude_user.as_deref().unwrap_or("");
+        let header = format!(
+            "{} {:016x} {} {} {} {}\n",
+            if self.ack { ACK } else { NO_ACK },
+            self.origin.0,
+            self.published.0,
+            self.kind.len(),
+            exclude.len(),
+            self.key.len(),
+        );
+        let parts: [&[u8]; 5] = [
+            header.as_bytes(),
+            self.kind.as_bytes(),
+            exclude.as_bytes(),
+            self.key.as_bytes(),
+            &self.payload,
+        ];
+        parts.concat().into()
+    }
+
+    /// Reads a body. The payload shares `bytes`.
+    ///
+    /// # Errors
+    /// `Malformed` for anything that [`Self::encode`] does not write.
+    pub fn decode(bytes: &Bytes) -> Result<Self, EntryError> {
+        Self::parse(bytes).ok_or(EntryError::Malformed)
+    }
+
+    fn parse(bytes: &Bytes) -> Option<Self> {
+        let (header, rest) = split_header(bytes)?;
+        let [flags, origin, published, kind, exclude, key] = fields(header)?;
+        let ack = match str::from_utf8(flags).ok()? {
+            ACK => true,
+            NO_ACK => false,
+            _ => return None,
+        };
+        let (kind, rest) = split_name(rest, kind)?;
+        let (exclude, rest) = split_name(rest, exclude)?;
+        let (key, payload) = split_name(rest, key)?;
+        // It goes to clients as text; anything else would make them close the connection.
+        str::from_utf8(payload).ok()?;
+        Some(Self {
+            kind: kind.into(),
+            payload: bytes.slice_ref(payload),
+            exclude_user: (!exclude.is_empty()).then(|| exclude.into()),
+            key: key.into(),
+            ack,
+            origin: BootId(number::hex_padded::<16>(origin)?),
+            published: UnixMillis(number::decimal(published)?),
+        })
+    }
+}
+
+impl Place {
+    /// The header line of an entry, with its line feed.
+    pub fn header(&self) -> String {
+        match self {
+            Self::Durable { position, prev } => {
+                let Position { epoch, offset, mid } = position;
+                format!("{FORMAT} D {:016x} {offset} {:016x} {:016x}\n", epoch.0, mid.0, prev.0)
+            }
+            Self::Latest { epoch, at, version, mid } => {
+                format!("{FORMAT} L {:016x} {at} {version} {:016x}\n", epoch.0, mid.0)
+            }
+        }
+    }
+
+    /// Reads a header line, without its line feed.
+    fn parse(header: &[u8]) -> Result<Self, EntryError> {
+        let version = header.split(|&byte| byte == b' ').next().and_then(number::decimal);
+        if version.ok_or(EntryError::Malformed)? != u64::from(FORMAT) {
+            return Err(EntryError::Version); // There is no format before the first.
+        }
+        let fields: [&[u8]; 6] = fields(header).ok_or(EntryError::Malformed)?;
+        let place = match fields[1] {
+            b"D" => Self::parse_durable(fields),
+            b"L" => Self::parse_latest(fields),
+            _ => None,
+        };
+        place.ok_or(EntryError::Malformed)
+    }
+
+    fn parse_durable([_, _, epoch, offset, mid, prev]: [&[u8]; 6]) -> Option<Self> {
+        let position = Position {
+            epoch: Epoch(number::hex_padded::<16>(epoch)?),
+            offset: number::decimal(offset)?,
+            mid: Mid(number::hex_padded::<16>(mid)?),
+        };
+        Some(Self::Durable { position, prev: Mid(number::hex_padded::<16>(prev)?) })
+    }
+
+    fn parse_latest([_, _, epoch, at, version, mid]: [&[u8]; 6]) -> Option<Self> {
+        Some(Self::Latest {
+            epoch: Epoch(number::hex_padded::<16>(epoch)?),
+            at: number::decimal(at)?,
+            version: number::decimal(version)?,
+            mid: Mid(number::hex_padded::<16>(mid)?),
+        })
     }
 }
 
 impl Entry {
+    /// Encodes it as documented at the head of this module.
+    pub fn encode(&self) -> Bytes {
+        [self.place.header().as_bytes(), &self.body.encode()].concat().into()
+    }
+
     /// Reads an entry. The payload shares `bytes`.
+    ///
+    /// # Errors
+    /// `Version` for an entry of another format, which a rolling deploy may bring; `Malformed` for
+    /// anything else that [`Self::encode`] does not write.
     pub fn decode(bytes: &Bytes) -> Result<Self, EntryError> {
-        todo!()
+        let (header, body) = split_header(bytes).ok_or(EntryError::Malformed)?;
+        let place = Place::parse(header)?;
+        Ok(Self { place, body: Body::decode(&bytes.slice_ref(body))? })
     }
 }
+
+impl Position {
+    /// The value of a stream's meta key: `<epoch> <offset> <mid>`, 16 hex digits, decimal, 16 hex
+    /// digits.
+    pub fn meta(self) -> String {
+        format!("{:016x} {} {:016x}", self.epoch.0, self.offset, self.mid.0)
+    }
+
+    /// Reads the value of a meta key. None for anything that [`Self::meta`] does not write.
+    pub fn parse_meta(text: &str) -> Option<Self> {
+        let [epoch, offset, mid] = fields(text.as_bytes())?;
+        Some(Self {
+            epoch: Epoch(number::hex_padded::<16>(epoch)?),
+            offset: number::decimal(offset)?,
+            mid: Mid(number::hex_padded::<16>(mid)?),
+        })
+    }
+}
+
+/// Splits at the first line feed, which must come soon.
+fn split_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().take(HEADER_BYTES_MAX).position(|&byte| byte == b'\n')?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+/// Splits a header into just `N` fields.
+fn fields<const N: usize>(header: &[u8]) -> Option<[&[u8]; N]> {
+    let mut parts = header.split(|&byte| byte == b' ');
+    let mut fields: [&[u8]; N] = [&[]; N];
+    for field in &mut fields {
+        *field = parts.next()?;
+    }
+    parts.next().is_none().then_some(fields)
+}
+
+/// Splits a name off whose length in bytes is written in `length`.
+fn split_name<'a>(bytes: &'a [u8], length: &[u8]) -> Option<(&'a str, &'a [u8])> {
+    let length = usize::try_from(number::decimal(length)?).ok()?;
+    let (name, rest) = bytes.split_at_checked(length)?;
+    Some((str::from_utf8(name).ok()?, rest))
+}
+
+/// The flags of a body that asks for an acknowledgement.
+const ACK: &str = "a";
+
+/// The flags of a body that does not.
+const NO_ACK: &str = "-";
+
+/// Longer than any header line: the longest is that of a body with 64-bit lengths, 102 bytes.
+const HEADER_BYTES_MAX: usize = 128;

@@ -57,3 +57,10 @@ pub struct Position {
     /// The publication at `offset`; [`Mid`] 0 at offset 0.
     pub mid: Mid,
 }
+
+impl Position {
+    /// The part of the mid that goes into an `id`: its upper 32 bits.
+    pub fn check(self) -> u32 {
+        u32::try_from(self.mid.0 >> 32).expect("32 bits are left")
+    }
+}

@@ -2,11 +2,16 @@
 
 pub mod decode;
 pub mod encode;
+mod json;
 mod kind;
+pub(crate) mod number;
 
 use bytes::Bytes;
 
 pub use kind::{ErrorCode, Kind, is_reserved};
+
+/// Longest event type that can be published, in bytes.
+pub const TYPE_BYTES_MAX: usize = 128;
 
 /// One or more complete unmasked WebSocket frames (RFC 6455 §5.2), ready to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,23 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// What the close frame says beside the code.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::ProtocolError => "protocol error",
+            Self::Unsupported => "binary messages are not supported",
+            Self::InvalidText => "text is not valid utf-8",
+            Self::Policy => "too many errors",
+            Self::TooBig => "message too big",
+            Self::Restarting => "restarting",
+            Self::TokenExpired => "token expired",
+            Self::Silent => "peer silent",
+            Self::TooManyMessages => "too many messages",
+            Self::TooSlow => "consumer too slow",
+        }
+    }
+
     /// Every one of them.
     pub const ALL: [Self; 11] = [
         Self::Normal,
