@@ -1,6 +1,6 @@
 //! What a simulated client saw, and the judgement of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -107,7 +107,7 @@ impl Client {
 
     /// Compares with the heads of the streams, at the end.
     pub fn judge(&self, heads: &BTreeMap<String, u64>) -> Result<(), String> {
-        let late: BTreeSet<_> = self
+        let late: BTreeMap<_, _> = self
             .streams
             .iter()
             .filter(|(stream, seen)| heads.get(*stream).copied().unwrap_or(0) != seen.offset)

@@ -6,7 +6,7 @@ use realtime_core::{
     entry::Body,
     id::{BootId, ConnectionId, Epoch, Generation, Mid, WorkerId},
     limits::{RelayLimits, ShardLimits},
-    link::{ToRelay, ToShard},
+    link::ToShard,
     relay::{self, Channel, Relay},
     rng::Rng,
     shard::{self, Actions, Handshake, Identity, Shard},
