@@ -89,11 +89,8 @@ impl Client {
     }
 
     fn start(&mut self, stream: &str, id: &Value) -> Result<(), String> {
-        let offset = match id {
-            // Without a broker the stream starts with the resync that was promised.
-            Value::Null => 0,
-            id => offset(id).ok_or("an id that can't be read")?,
-        };
+        // Without a broker the stream starts with the resync that was promised.
+        let offset = if id.is_null() { 0 } else { offset(id).ok_or("an id that can't be read")? };
         self.streams.insert(stream.to_owned(), Seen { offset });
         Ok(())
     }
