@@ -1,8 +1,16 @@
 //! Configuration: environment variables, parsed once and trusted afterwards.
 
+mod parse;
+mod read;
+mod tls;
+
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use crate::broker::Retention;
+
+pub use parse::{VARIABLES, unknown_variables};
+pub use read::{ConfigError, parse_duration};
+pub use tls::server_tls;
 
 /// Everything that can be configured. `env.example` says what each variable means.
 #[derive(Clone, Debug)]
