@@ -8,4 +8,5 @@ pub mod broker;
 pub mod client;
 pub mod plan;
 pub mod random;
+pub mod redis;
 pub mod world;

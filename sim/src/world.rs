@@ -287,7 +287,9 @@ impl<'a> World<'a> {
                 let input = relay::Input::HeadRead { read, head };
                 self.queue(("reads", instance, 0), Event::Relay(instance, input));
             }
-            relay::Action::Receipt { .. } | relay::Action::Reach(_) => {}
+            relay::Action::Receipt { .. }
+            | relay::Action::Unexpected { .. }
+            | relay::Action::Reach(_) => {}
         }
     }
 
