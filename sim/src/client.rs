@@ -67,6 +67,8 @@ impl Client {
                 let offset = offset(&payload["id"]).unwrap_or(0);
                 self.streams.entry(stream).and_modify(|seen| seen.offset = offset);
             }
+            // A join while the broker is away; the room is not joined.
+            "system:error" if payload["code"] == "UNAVAILABLE" => {}
             "system:error" => return Err(format!("an error: {payload}")),
             "ticket:availability" => self.published(&message)?,
             _ => {}
