@@ -102,7 +102,7 @@ impl Relay {
                 }
                 self.set_timer(index, Some(turn.now + self.limits.linger));
             }
-            Subscription::Leaving => self.streams[index].trim(),
+            Subscription::Leaving => self.set_timer(index, None),
         }
     }
 

@@ -16,16 +16,13 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    hash::{Hash, Hasher},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use input::{Action, Channel, Ingress, Input, RunId};
 pub use stats::RelayStats;
 
 use crate::{
-    hash::Fingerprint,
+    fingerprint,
     id::{Generation, Mid, ReadId, WorkerId},
     limits::RelayLimits,
     link::ToRelay,
@@ -140,8 +137,8 @@ impl Relay {
     /// A fingerprint of the whole state: equal states have equal ones, on every machine.
     pub fn state_hash(&self) -> u64 {
         // Summed up, so that it does not matter which streams came first.
-        let streams = self.streams.iter().map(fingerprint).fold(0, u64::wrapping_add);
-        fingerprint(&(
+        let streams = self.streams.iter().map(fingerprint::of).fold(0, u64::wrapping_add);
+        fingerprint::of(&(
             (self.link, self.newest, self.next_read, self.asked, self.waiting),
             (streams, self.rng.clone().next(), self.outlet.fingerprint()),
         ))
@@ -197,10 +194,4 @@ impl Relay {
         }
         self.pump(turn);
     }
-}
-
-fn fingerprint(value: &impl Hash) -> u64 {
-    let mut hasher = Fingerprint::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }

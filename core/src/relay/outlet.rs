@@ -156,7 +156,7 @@ impl Outlet {
 
     /// What the state of it amounts to, for the fingerprint.
     pub(super) fn fingerprint(&self) -> u64 {
-        fingerprint(&(&self.workers, self.next_dispatch, &self.receipts))
+        fingerprint::of(&(&self.workers, self.next_dispatch, &self.receipts))
     }
 
     /// Makes room for a publication in a worker's queue. One that is larger than the whole queue

@@ -242,6 +242,25 @@ fn vacating_drops_the_joins_that_wait_and_nobody_elses() {
 }
 
 #[test]
+fn joins_beyond_what_may_wait_fail_and_the_stream_comes_up_all_the_same() {
+    let mut relay = relay();
+    step(&mut relay, 0, link_up(1));
+    let mut actions = Vec::new();
+    for request in 0..1 << 18 {
+        relay.handle(Instant(0), join(0, request, ROOM), &mut actions);
+        actions.clear();
+    }
+    assert_eq!(
+        step(&mut relay, 0, join(1, 1, "event:2")),
+        ["1: join 1 failed", "subscribe event:2"]
+    );
+    step(&mut relay, 0, vacated(0, ROOM));
+    assert_eq!(step(&mut relay, 0, join(1, 2, "event:2")), [""; 0]);
+    step(&mut relay, 0, subscribed(1, "event:2"));
+    assert_eq!(step(&mut relay, 0, head(0, 5)), ["1: resync event:2 at 5", "1: joined 2 at 5"]);
+}
+
+#[test]
 fn without_positions_a_stream_is_live_when_it_is_subscribed() {
     let mut relay = Relay::new(RelayLimits { positions: false, ..limits() }, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
