@@ -27,11 +27,12 @@ impl Client {
         self.seen.keys()
     }
 
-    /// Takes a message for this client alone.
-    pub(super) fn saw(&mut self, text: &str) {
-        let message = read(text);
+    /// Takes a message.
+    pub(super) fn saw(&mut self, text: &str, exclusions: &Exclusions) {
+        let message: Value = serde_json::from_str(text).expect("messages are JSON");
         let payload = &message["payload"];
-        match kind(&message) {
+        assert!(!payload.is_null(), "a payload is never absent");
+        match message["type"].as_str().expect("messages have a type") {
             "system:connected" => {
                 assert!(self.seen.is_empty(), "there is one greeting");
                 self.seen.insert(StreamName::all(), offset(&payload["all"]["id"]));
@@ -53,14 +54,12 @@ impl Client {
                     self.seen.remove(&stream);
                 }
             }
-            kind => assert_ne!(kind, PUBLISHED, "publications are fanned out"),
+            PUBLISHED => self.saw_publication(&message, exclusions),
+            _ => (),
         }
     }
 
-    /// Takes a publication.
-    pub(super) fn received(&mut self, text: &str, exclusions: &Exclusions) {
-        let message = read(text);
-        assert_eq!(kind(&message), PUBLISHED);
+    fn saw_publication(&mut self, message: &Value, exclusions: &Exclusions) {
         let stream = self.named(&message["room"]);
         let Some(&seen) = self.seen.get(&stream) else {
             panic!("a publication of {stream:?}, which was never joined or was left");
@@ -102,16 +101,6 @@ impl Client {
             None => self.own_stream().expect("anonymous clients have no stream"),
         }
     }
-}
-
-fn read(text: &str) -> Value {
-    let message: Value = serde_json::from_str(text).expect("messages are JSON");
-    assert!(!message["payload"].is_null(), "a payload is never absent");
-    message
-}
-
-fn kind(message: &Value) -> &str {
-    message["type"].as_str().expect("messages have a type")
 }
 
 /// The offset of an `id`; none for null.

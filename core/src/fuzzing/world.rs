@@ -299,7 +299,7 @@ impl World {
             let mut rest = &*walk.frame.0;
             while !rest.is_empty() {
                 let (text, behind) = first_text(rest);
-                peer.client.received(text, &self.exclusions);
+                peer.client.saw(text, &self.exclusions);
                 rest = behind;
             }
         }
@@ -429,11 +429,11 @@ impl World {
             }
             Action::Accept { conn, greeting } => {
                 self.advance_stage(conn, &[Stage::Arrived], Stage::Open);
-                self.peer(conn).client.saw(only_text(greeting.of(bytes)));
+                self.saw(conn, greeting.of(bytes));
             }
             Action::Send { conn, frame } => {
                 assert_eq!(self.peer(conn).stage, Stage::Open, "sent to an open connection");
-                self.peer(conn).client.saw(only_text(frame.of(bytes)));
+                self.saw(conn, frame.of(bytes));
             }
             Action::Ping { conn } => assert_eq!(self.peer(conn).stage, Stage::Open),
             Action::Close { conn, .. } => {
@@ -462,6 +462,11 @@ impl World {
             }
             Action::Reach(_) => (),
         }
+    }
+
+    fn saw(&mut self, conn: ConnectionId, frame: &[u8]) {
+        let peer = self.peers[conn.slot as usize].as_mut().expect("its stage was checked");
+        peer.client.saw(only_text(frame), &self.exclusions);
     }
 
     fn tell_relay(&mut self, message: ToRelay) {
