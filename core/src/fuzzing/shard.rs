@@ -144,7 +144,7 @@ fn receive(world: &mut World, source: &mut Source<'_>) {
         return;
     };
     for _ in 0..times {
-        world.feed_to(conn, Input::Received { conn, text: &text });
+        world.heard(conn, Input::Received { conn, text: &text });
     }
 }
 
@@ -155,13 +155,13 @@ fn socket_reports(world: &mut World, source: &mut Source<'_>) {
         return;
     };
     let input = match what {
-        0..=2 => Input::Heard { conn },
+        0..=2 => return world.heard(conn, Input::Heard { conn }),
         3 => Input::Misbehaved { conn, code: CloseCode::InvalidText },
         4 | 5 => Input::Congested { conn },
         6 => Input::Relieved { conn },
         _ => Input::Overflowed { conn },
     };
-    world.feed_to(conn, input);
+    world.feed(input);
 }
 
 fn publish(world: &mut World, source: &mut Source<'_>) {

@@ -53,6 +53,8 @@ struct Peer {
     conn: ConnectionId,
     stage: Stage,
     client: Client,
+    /// When something came from it last.
+    heard: Instant,
     /// Refreshes that are being verified.
     refreshing: Vec<Option<Reference>>,
 }
@@ -79,6 +81,8 @@ pub(super) struct World {
     pub(super) transcript: Transcript,
     now: Instant,
     clock_step: Duration,
+    /// When deadlines were last seen too late.
+    stalled: Instant,
     peers: [Option<Peer>; SLOTS],
     generations: [u32; SLOTS],
     limits: ShardLimits,
@@ -111,6 +115,7 @@ impl World {
             transcript: Transcript::default(),
             now,
             clock_step: Duration::ZERO,
+            stalled: now,
             peers: [const { None }; SLOTS],
             generations: [0; SLOTS],
             limits,
@@ -159,6 +164,7 @@ impl World {
             conn,
             stage: Stage::Arrived,
             client: Client::default(),
+            heard: self.now,
             refreshing: Vec::new(),
         });
         self.feed(Input::Arrived { conn, request });
@@ -184,11 +190,10 @@ impl World {
         self.feed(Input::Closed { conn });
     }
 
-    /// Gives an input about `conn`, if an earlier one has not been the end of it.
-    pub(super) fn feed_to(&mut self, conn: ConnectionId, input: Input<'_>) {
-        if self.peers().any(|(other, _)| other == conn) {
-            self.feed(input);
-        }
+    /// Gives an input that came over the socket of `conn`.
+    pub(super) fn heard(&mut self, conn: ConnectionId, input: Input<'_>) {
+        self.peer(conn).heard = self.now;
+        self.feed(input);
     }
 
     // What the relay says.
@@ -338,6 +343,18 @@ impl World {
         }
         self.now = end;
         self.time_out();
+        if late {
+            self.stalled = end;
+        }
+        self.check_nobody_is_silent();
+    }
+
+    /// Checks that a peer that is silent for too long is closed. After a stall everyone gets time.
+    fn check_nobody_is_silent(&self) {
+        for peer in self.peers.iter().flatten().filter(|peer| peer.stage == Stage::Open) {
+            let silence = self.now.saturating_since(peer.heard.max(self.stalled));
+            assert!(silence <= self.limits.pong_timeout + WHEEL_SLACK, "{:?} is silent", peer.conn);
+        }
     }
 
     /// Says that the deadline has passed, until it lies ahead.
@@ -429,6 +446,7 @@ impl World {
             }
             Action::Accept { conn, greeting } => {
                 self.advance_stage(conn, &[Stage::Arrived], Stage::Open);
+                self.peer(conn).heard = self.now;
                 self.saw(conn, greeting.of(bytes));
             }
             Action::Send { conn, frame } => {
@@ -510,6 +528,9 @@ fn unix(now: Instant) -> UnixMillis {
 
 /// Publications that a relay has under way to one shard.
 const DISPATCHED_MAX: usize = 16;
+
+/// How late a connection may be looked at.
+const WHEEL_SLACK: Duration = Duration::from_secs(1);
 
 /// More than all connections and joins can need at one moment.
 const TURNS_MAX: usize = 100;
