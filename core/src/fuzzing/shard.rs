@@ -199,8 +199,7 @@ fn rarely(world: &mut World, source: &mut Source<'_>) {
         3 | 4 => world.resync(&source.stream(), source.below(3)),
         // Input for a connection that is gone, or of a slot that never had one.
         5 | 6 => {
-            let slot = u32::try_from(source.below(SLOTS)).expect("there are few");
-            let stale = ConnectionId { slot, generation: world.generation(slot).wrapping_sub(1) };
+            let stale = world.stale(source.below(SLOTS));
             world.feed(Input::Received { conn: stale, text: r#"{"type":"system:ping"}"# });
             world.feed(Input::Congested { conn: stale });
             world.feed(Input::Verified { conn: stale, outcome: Err(VerifyError("late")) });

@@ -144,9 +144,11 @@ impl World {
         self.peers.iter().flatten().map(|peer| (peer.conn, peer.stage))
     }
 
-    /// The generation that the next connection of `slot` will have.
-    pub(super) fn generation(&self, slot: u32) -> u32 {
-        self.generations[slot as usize]
+    /// The last connection of `slot` that is gone; one that never was if there is none.
+    pub(super) fn stale(&self, slot: usize) -> ConnectionId {
+        let present = u32::from(self.peers[slot].is_some());
+        let generation = self.generations[slot].wrapping_sub(1 + present);
+        ConnectionId { slot: u32::try_from(slot).expect("there are few"), generation }
     }
 
     /// A new connection in the first free slot from `from` on.
