@@ -28,19 +28,23 @@ impl Client {
         self.seen.keys()
     }
 
-    /// Takes a message.
-    pub(super) fn saw(&mut self, text: &str, exclusions: &Exclusions) {
-        let message: Value = serde_json::from_str(text).expect("messages are JSON");
+    /// Takes the first message.
+    pub(super) fn greeted(&mut self, text: &str) {
+        let message = read(text);
         let payload = &message["payload"];
-        assert!(!payload.is_null(), "a payload is never absent");
-        match message["type"].as_str().expect("messages have a type") {
-            "system:connected" => {
-                assert!(self.seen.is_empty(), "there is one greeting");
-                self.seen.insert(StreamName::all(), offset(&payload["all"]["id"]));
-                if let Some(own) = self.own_stream() {
-                    self.seen.insert(own, offset(&payload["id"]));
-                }
-            }
+        assert_eq!(kind(&message), "system:connected");
+        assert!(self.seen.is_empty(), "there is one greeting");
+        self.seen.insert(StreamName::all(), offset(&payload["all"]["id"]));
+        if let Some(own) = self.own_stream() {
+            self.seen.insert(own, offset(&payload["id"]));
+        }
+    }
+
+    /// Takes a message behind the first.
+    pub(super) fn saw(&mut self, text: &str, exclusions: &Exclusions) {
+        let message = read(text);
+        let payload = &message["payload"];
+        match kind(&message) {
             "room:joined" => {
                 let (stream, head) = (self.named(&payload["room"]), offset(&payload["id"]));
                 if let Some(Some(seen)) = self.seen.get(&stream) {
@@ -65,7 +69,7 @@ impl Client {
                 }
             }
             PUBLISHED => self.saw_publication(&message, exclusions),
-            _ => (),
+            kind => assert_ne!(kind, "system:connected", "there is one greeting"),
         }
     }
 
@@ -111,6 +115,16 @@ impl Client {
             None => self.own_stream().expect("anonymous clients have no stream"),
         }
     }
+}
+
+fn read(text: &str) -> Value {
+    let message: Value = serde_json::from_str(text).expect("messages are JSON");
+    assert!(!message["payload"].is_null(), "a payload is never absent");
+    message
+}
+
+fn kind(message: &Value) -> &str {
+    message["type"].as_str().expect("messages have a type")
 }
 
 /// The offset of an `id`; none for null.

@@ -448,8 +448,10 @@ impl World {
             }
             Action::Accept { conn, greeting } => {
                 self.advance_stage(conn, &[Stage::Arrived], Stage::Open);
-                self.peer(conn).heard = self.now;
-                self.saw(conn, greeting.of(bytes));
+                let now = self.now;
+                let peer = self.peer(conn);
+                peer.heard = now;
+                peer.client.greeted(only_text(greeting.of(bytes)));
             }
             Action::Send { conn, frame } => {
                 assert_eq!(self.peer(conn).stage, Stage::Open, "sent to an open connection");
