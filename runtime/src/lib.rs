@@ -9,6 +9,7 @@ pub mod entropy;
 mod grpc;
 pub mod http;
 pub mod link;
+pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod service;
