@@ -8,9 +8,9 @@
 #![warn(missing_docs)]
 
 pub mod entry;
+mod fingerprint;
 #[doc(hidden)]
 pub mod fuzzing;
-mod hash;
 pub mod id;
 mod intern;
 pub mod limits;

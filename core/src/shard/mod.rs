@@ -22,14 +22,10 @@ pub use input::{
 };
 pub use stats::Stats;
 
-use std::{
-    collections::BTreeMap,
-    hash::{Hash, Hasher},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    hash::Fingerprint,
+    fingerprint,
     id::{ConnectionId, DeliveryId, RequestId},
     limits::ShardLimits,
     link::ToRelay,
@@ -205,12 +201,11 @@ impl Shard {
 
     /// A fingerprint of the whole state: equal states have equal ones, on every machine.
     pub fn state_hash(&self) -> u64 {
-        let mut hasher = Fingerprint::new();
-        (&self.rng, self.now, self.clock, self.occupied, &self.accepts).hash(&mut hasher);
-        (&self.connections, &self.streams, &self.parked, &self.late, self.requests)
-            .hash(&mut hasher);
-        (&self.wheel, self.stalled_until, &self.drain, &self.stats).hash(&mut hasher);
-        hasher.finish()
+        fingerprint::of(&(
+            (&self.rng, self.now, self.clock, self.occupied, &self.accepts, &self.connections),
+            (&self.streams, &self.parked, &self.late, self.requests, &self.wheel),
+            (self.stalled_until, &self.drain, &self.stats),
+        ))
     }
 
     /// The slot of a connection that is still the present one of its slot.
