@@ -258,6 +258,3 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long nothing is accepted after accepting failed: most likely for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests;
