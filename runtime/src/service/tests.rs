@@ -249,7 +249,7 @@ fn a_call_publishes_and_answers_with_the_receipt() {
         let answer = client.send_to_user(request).await.unwrap().into_inner();
         assert!(answer.delivered && !answer.complete && !answer.duplicate);
         assert_eq!((answer.connections_notified, answer.instances), (3, 1));
-        assert_eq!(answer.message_id, "000000000000000a-7-abcdef01");
+        assert_eq!(answer.message_id, "a-7-abcdef01");
 
         let request = BroadcastEventRequest {
             event_type: "my:latest".into(),
@@ -307,7 +307,7 @@ fn a_duplicate_counts_nobody() {
         let answer = bench.client().await.send_to_user(direct("u")).await.unwrap().into_inner();
         assert!(answer.duplicate && !answer.delivered);
         assert_eq!((answer.connections_notified, answer.instances), (0, 0));
-        assert_eq!(answer.message_id, "000000000000000a-7-abcdef01");
+        assert_eq!(answer.message_id, "a-7-abcdef01");
     });
 }
 
