@@ -210,6 +210,36 @@ fn a_late_answer_makes_the_stream_of_an_anonymous_connection_complete() {
 }
 
 #[test]
+fn an_anonymous_connection_without_an_answer_is_sent_nothing_of_the_stream() {
+    let mut bed = bed();
+    bed.open(0, 0);
+    bed.arrive(1, Handshake::default());
+    assert!(bed.pass(5).last().unwrap().contains("accept 1"));
+    bed.publish("all", 1, "x");
+    assert_eq!(bed.walk(0, 10), [0]);
+    assert_eq!(bed.delivered(0, 1), ["handed over 1 to 1"]);
+    assert_eq!(bed.failed(1), [""; 0]);
+    bed.publish("all", 2, "y");
+    assert_eq!(bed.walk(0, 10), [0, 1]);
+}
+
+#[test]
+fn an_anonymous_connection_without_an_answer_can_join_rooms() {
+    let mut bed = bed_with(|limits| limits.rooms_per_connection_max = 1);
+    bed.arrive(0, Handshake::default());
+    bed.pass(5);
+    let all = r#"{"type":"room:join","payload":{"room":"all"}}"#;
+    assert!(bed.say(0, all)[0].contains("FORBIDDEN"));
+    bed.join(0, "event:1", 1);
+    let more = r#"{"type":"room:join","payload":{"room":"event:2"}}"#;
+    assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
+    bed.joined(0, 1);
+    assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
+    let closed = bed.step(Input::Closed { conn: conn(0) });
+    assert_eq!(closed, ["vacated all", "vacated event:1"]);
+}
+
+#[test]
 fn a_client_that_goes_in_its_handshake_leaves_nothing_behind() {
     let mut bed = bed();
     bed.arrive(0, TOKEN);
