@@ -167,8 +167,8 @@ impl Shard {
         [connection, join, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Continues the walk of a fan-out: appends at most `at_most` receivers. Appends none when it is
-    /// over; then `Input::Delivered` is due. What is appended is to be sent to before the next
+    /// Continues the walk of a fan-out: appends at most `at_most` receivers. Appends none when it
+    /// is over; then `Input::Delivered` is due. What is appended is to be sent to before the next
     /// input.
     ///
     /// # Panics

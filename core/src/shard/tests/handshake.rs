@@ -13,9 +13,12 @@ fn an_anonymous_connection_is_greeted_when_it_is_seated_in_all() {
     assert_eq!(bed.shard.stats().handshaking, 1);
     assert_eq!(
         bed.joined(0, 5),
-        [
-            r#"accept 0 {"type":"system:connected","payload":{"connection_id":"0000000000000abc-0-7","server_time":1000,"user_id":null,"id":null,"all":{"id":"1-5-00000005"},"ping_interval_ms":30000,"pong_timeout_ms":60000}}"#
-        ]
+        [concat!(
+            r#"accept 0 {"type":"system:connected","payload":{"#,
+            r#""connection_id":"0000000000000abc-0-7","server_time":1000,"user_id":null,"#,
+            r#""id":null,"all":{"id":"1-5-00000005"},"#,
+            r#""ping_interval_ms":30000,"pong_timeout_ms":60000}}"#,
+        )]
     );
     let stats = bed.shard.stats();
     assert_eq!((stats.handshaking, stats.anonymous, stats.accepted), (0, 1, 1));
