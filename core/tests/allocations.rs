@@ -107,7 +107,11 @@ impl Bed {
             bed.feed(Input::Arrived { conn: conn(slot), request });
             let user = format!("user-{slot:06}").into();
             let identity = Identity { user, rooms: [].into(), expires: Some(1 << 40) };
-            bed.feed(Input::Verified { conn: conn(slot), outcome: Ok(identity) });
+            bed.feed(Input::Verified {
+                conn: conn(slot),
+                outcome: Ok(identity),
+                user_connections: 0,
+            });
             let text = r#"{"type":"room:join","payload":{"room":"event:1"}}"#;
             bed.feed(Input::Received { conn: conn(slot), text });
         }
@@ -152,7 +156,7 @@ impl Bed {
 
     fn publication(&mut self, stream: &str, exclude_user: Option<&str>) -> Arc<Publication> {
         self.published += 1;
-        let stream = StreamName::room(stream).unwrap();
+        let stream = StreamName::room(stream).expect("it is valid");
         let body = Body {
             kind: "ticket:released".into(),
             payload: r#"{"seat":"A1"}"#.into(),
@@ -193,7 +197,7 @@ impl Bed {
             if self.members.is_empty() {
                 break;
             }
-            accepted += u32::try_from(self.members.len()).unwrap();
+            accepted += u32::try_from(self.members.len()).expect("there are few");
         }
         self.feed(Input::Delivered { delivery, accepted });
         accepted
