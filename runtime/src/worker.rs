@@ -1,8 +1,9 @@
-//! A worker thread: its sockets, one [`Shard`] that makes the decisions, and the few tasks that bring
-//! the shard its inputs. Everything lives on one thread, so there is no lock, and no borrow is held
-//! across an await.
+//! A worker thread: its sockets, one [`Shard`] that makes the decisions, and the few tasks that
+//! bring the shard its inputs. Everything lives on one thread, so there is no lock, and no borrow
+//! is held across an await.
 
 mod arrival;
+mod census;
 mod latency;
 mod machine;
 mod slots;
@@ -23,6 +24,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use self::census::Census;
 use self::{latency::Latency, machine::Machine};
 use crate::{
     auth::Verifier,
@@ -48,6 +50,8 @@ pub struct Setup<S> {
     pub boot: BootId,
     /// For jitter; differs between workers.
     pub seed: u64,
+    /// What all workers count together.
+    pub census: Arc<Census>,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
     /// To the relay thread.
@@ -64,7 +68,8 @@ pub struct Setup<S> {
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Serves the connections that `listener` accepts until the instance stops. To be run in a `LocalSet`.
+/// Serves the connections that `listener` accepts until the instance stops. To be run in a
+/// `LocalSet`.
 pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>) {
     let Setup { from_link, commands, mut phase, .. } = setup;
     let machine = Rc::new(Machine::new(machine::Parts {
@@ -79,6 +84,7 @@ pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>
         workers: setup.workers,
         config: setup.config,
         clock: setup.clock,
+        census: setup.census,
         verifier: setup.verifier,
         link: setup.link,
         handoff: setup.handoff,
@@ -117,13 +123,13 @@ async fn hear_commands<S: Stream>(
     }
 }
 
-/// What a shard allows: its share of what the instance allows. The kernel spreads connections over
-/// workers by hash, not evenly, and a user's over several; hence the per-user limit is not divided.
+/// What a shard allows. It is told how many connections there are elsewhere; of what comes with a
+/// rate it gets its share.
 fn shard_limits(config: &Config, workers: NonZeroU16) -> ShardLimits {
     let ws = &config.ws;
     let share = |limit: u32| limit.div_ceil(u32::from(workers.get()));
     ShardLimits {
-        connections_max: share(ws.connections_max),
+        connections_max: ws.connections_max,
         connections_per_user_max: ws.connections_per_user_max,
         accepts_per_second_max: share(ws.accept_rate),
         rooms_per_connection_max: ws.rooms_max,
@@ -149,8 +155,8 @@ fn shard_limits(config: &Config, workers: NonZeroU16) -> ShardLimits {
 /// How long a connection may send too much before it is closed.
 const RATE_GRACE: Duration = Duration::from_secs(10);
 
-/// Joins of one worker that wait for the relay: five seconds (`WS_JOIN_TIMEOUT`) at 2,000 connects a
-/// second with three joins each, and as much again.
+/// Joins of one worker that wait for the relay: five seconds (`WS_JOIN_TIMEOUT`) at 2,000 connects
+/// a second with three joins each, and as much again.
 const PARKED_JOINS_MAX: u32 = 1 << 16;
 
 /// Requests of one connection that wait behind a join of the same room.
@@ -185,7 +191,8 @@ pub struct Snapshot {
     pub rooms: Vec<(StreamName, u32)>,
     /// Bytes in all outboxes.
     pub queued_bytes: u64,
-    /// Publish-to-write times since the last snapshot, by bucket of [`LATENCY_BUCKETS_S`], the last for longer ones.
+    /// Publish-to-write times since the last snapshot, by bucket of [`LATENCY_BUCKETS_S`], the last
+    /// for longer ones.
     pub latency: [u64; LATENCY_BUCKETS_S.len() + 1],
     /// Sum of those times, in seconds.
     pub latency_sum_s: f64,

@@ -1,9 +1,10 @@
 use super::*;
 
-const TOKEN: Handshake<'_> = Handshake { token: true, origin: None, since: None, since_all: None };
+const TOKEN: Handshake<'_> =
+    Handshake { token: true, origin: None, since: None, since_all: None, instance_connections: 0 };
 
 fn verified(bed: &mut Bed, slot: u32, identity: Identity) -> Vec<String> {
-    bed.step(Input::Verified { conn: conn(slot), outcome: Ok(identity) })
+    bed.step(Input::Verified { conn: conn(slot), outcome: Ok(identity), user_connections: 0 })
 }
 
 #[test]
@@ -13,9 +14,12 @@ fn an_anonymous_connection_is_greeted_when_it_is_seated_in_all() {
     assert_eq!(bed.shard.stats().handshaking, 1);
     assert_eq!(
         bed.joined(0, 5),
-        [
-            r#"accept 0 {"type":"system:connected","payload":{"connection_id":"0000000000000abc-0-7","server_time":1000,"user_id":null,"id":null,"all":{"id":"1-5-00000005"},"ping_interval_ms":30000,"pong_timeout_ms":60000}}"#
-        ]
+        [concat!(
+            r#"accept 0 {"type":"system:connected","payload":{"#,
+            r#""connection_id":"0000000000000abc-0-7","server_time":1000,"user_id":null,"#,
+            r#""id":null,"all":{"id":"1-5-00000005"},"#,
+            r#""ping_interval_ms":30000,"pong_timeout_ms":60000}}"#,
+        )]
     );
     let stats = bed.shard.stats();
     assert_eq!((stats.handshaking, stats.anonymous, stats.accepted), (0, 1, 1));
@@ -137,7 +141,7 @@ fn a_bad_token_is_refused() {
     let mut bed = bed();
     bed.arrive(0, TOKEN);
     let outcome = Err(VerifyError("signature"));
-    let bad = Input::Verified { conn: conn(0), outcome };
+    let bad = Input::Verified { conn: conn(0), outcome, user_connections: 0 };
     assert_eq!(bed.step(bad), ["refuse 0 TokenInvalid"]);
     bed.arrive(0, TOKEN);
     let expired = identity("ann", &[], Some(UNIX_S));
@@ -145,6 +149,20 @@ fn a_bad_token_is_refused() {
     bed.arrive(0, TOKEN);
     assert_eq!(verified(&mut bed, 0, identity("", &[], None)), ["refuse 0 TokenInvalid"]);
     assert_eq!(bed.shard.stats().handshaking, 0);
+}
+
+#[test]
+fn connections_of_other_shards_count_towards_the_limits_of_the_instance() {
+    let mut bed = bed();
+    assert_eq!(bed.arrive(0, Handshake { instance_connections: 10, ..TOKEN }), ["refuse 0 Full"]);
+    bed.arrive(0, Handshake { instance_connections: 9, ..TOKEN });
+    let verified = |user_connections| {
+        let outcome = Ok(identity("ann", &[], None));
+        Input::Verified { conn: conn(0), outcome, user_connections }
+    };
+    assert_eq!(bed.step(verified(2)), ["refuse 0 TooManyConnections"]);
+    bed.arrive(0, TOKEN);
+    assert_eq!(bed.step(verified(1)).len(), 2);
 }
 
 #[test]
@@ -210,6 +228,36 @@ fn a_late_answer_makes_the_stream_of_an_anonymous_connection_complete() {
 }
 
 #[test]
+fn an_anonymous_connection_without_an_answer_is_sent_nothing_of_the_stream() {
+    let mut bed = bed();
+    bed.open(0, 0);
+    bed.arrive(1, Handshake::default());
+    assert!(bed.pass(5).last().unwrap().contains("accept 1"));
+    bed.publish("all", 1, "x");
+    assert_eq!(bed.walk(0, 10), [0]);
+    assert_eq!(bed.delivered(0, 1), ["handed over 1 to 1"]);
+    assert_eq!(bed.failed(1), [""; 0]);
+    bed.publish("all", 2, "y");
+    assert_eq!(bed.walk(0, 10), [0, 1]);
+}
+
+#[test]
+fn an_anonymous_connection_without_an_answer_can_join_rooms() {
+    let mut bed = bed_with(|limits| limits.rooms_per_connection_max = 1);
+    bed.arrive(0, Handshake::default());
+    bed.pass(5);
+    let all = r#"{"type":"room:join","payload":{"room":"all"}}"#;
+    assert!(bed.say(0, all)[0].contains("FORBIDDEN"));
+    bed.join(0, "event:1", 1);
+    let more = r#"{"type":"room:join","payload":{"room":"event:2"}}"#;
+    assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
+    bed.joined(0, 1);
+    assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
+    let closed = bed.step(Input::Closed { conn: conn(0) });
+    assert_eq!(closed, ["vacated all", "vacated event:1"]);
+}
+
+#[test]
 fn a_client_that_goes_in_its_handshake_leaves_nothing_behind() {
     let mut bed = bed();
     bed.arrive(0, TOKEN);
@@ -235,7 +283,7 @@ fn inputs_of_an_earlier_owner_of_the_slot_are_ignored() {
         Input::Congested { conn: stale },
         Input::Overflowed { conn: stale },
         Input::Closed { conn: stale },
-        Input::Verified { conn: conn(0), outcome: Err(VerifyError("late")) },
+        Input::Verified { conn: conn(0), outcome: Err(VerifyError("late")), user_connections: 0 },
         Input::Closed { conn: conn(9) },
     ] {
         assert_eq!(bed.step(input), [""; 0]);
