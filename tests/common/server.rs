@@ -7,11 +7,12 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use super::{eventually, redis::Redis, token};
+use super::{DEADLINE, eventually, redis::Redis, token};
 
 /// How to start a server: the whole environment that it gets.
 #[derive(Clone, Debug)]
@@ -63,7 +64,18 @@ impl Setup {
 
     /// Runs the binary to its end and gives what it said.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("cargo has built the binary")
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("cargo has built the binary");
+        let deadline = Instant::now() + DEADLINE;
+        while child.try_wait().expect("it is our own child").is_none() {
+            if Instant::now() > deadline {
+                child.kill().expect("it is our own child");
+                panic!("{arguments:?} did not end: {:?}", child.wait_with_output());
+            }
+            thread::sleep(Duration::from_millis(5)); // What it says fits into the pipe.
+        }
+        child.wait_with_output().expect("it is our own child")
     }
 
     /// Starts the service and waits until it serves.

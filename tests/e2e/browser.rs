@@ -203,8 +203,10 @@ struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let command = format!("kill -KILL -- -{}", self.0.id());
+        // Its children may be gone already; it itself must be, or waiting would not end.
+        let command = format!("kill -KILL -{}", self.0.id());
         Command::new("sh").args(["-c", &command]).stderr(Stdio::null()).status().ok();
+        self.0.kill().ok();
         self.0.wait().ok();
     }
 }
