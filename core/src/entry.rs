@@ -12,9 +12,10 @@
 //! version. The body is
 //!
 //! ```text
-//! <flags> <origin> <published> <type bytes> <exclude bytes> <key bytes>\n<type><exclude><key><payload>
+//! <flags> <origin> <published> <type bytes> <exclude bytes> <key bytes>\n<texts>
 //! ```
 //!
+//! where the texts are the type, the excluded user, the key and the payload, one behind another,
 //! with flags `-` or `a` (an acknowledgement is asked for), the origin's boot id in 16 hex digits
 //! and the time of publishing in Unix milliseconds; the payload is the rest.
 
@@ -32,7 +33,7 @@ use crate::{
 pub const FORMAT: u8 = 1;
 
 /// What the publisher says of a publication.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Body {
     /// The event type.
     pub kind: Arc<str>,
@@ -51,7 +52,7 @@ pub struct Body {
 }
 
 /// Where a publication stands in its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// It has an offset, and the history keeps it.
     Durable {
@@ -74,7 +75,7 @@ pub enum Place {
 }
 
 /// A publication as a channel or the history carries it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Where it stands.
     pub place: Place,
@@ -263,3 +264,6 @@ const NO_ACK: &str = "-";
 
 /// Longer than any header line: the longest is that of a body with 64-bit lengths, 102 bytes.
 const HEADER_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
 #![warn(missing_docs)]
 
 pub mod entry;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod limits;
 pub mod link;

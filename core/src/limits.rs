@@ -65,7 +65,8 @@ pub struct RelayLimits {
     pub held_bytes_max: usize,
     /// Receipts waited for at once.
     pub expected_max: u32,
-    /// Reads of one head before the stream is given up as unreadable until the next connection.
+    /// Reads of one head that may fail to join up with what arrives meanwhile. After that many the
+    /// stream goes on from what arrived last, and members are told that something may be missing.
     pub head_reads_max: u32,
     /// How long to wait for the confirmation of a subscription before asking again.
     pub subscribe_timeout: Duration,

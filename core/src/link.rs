@@ -38,7 +38,7 @@ pub enum ToRelay {
 }
 
 /// Where a client says it was in a stream: an `id`, parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Since {
     /// The numbering.
     pub epoch: u64,

@@ -145,12 +145,18 @@ pub enum Action {
         /// The stream.
         stream: StreamName,
     },
-    /// All shards have reported: answer whoever waits for `mid`.
+    /// All shards have reported, or no more can be learned: answer whoever waits for `mid`. Each
+    /// `Expected` gets one of these or `Unexpected`, at its deadline at the latest.
     Receipt {
         /// The publication.
         mid: Mid,
         /// Connections of this instance that it was handed to.
         recipients: u32,
+    },
+    /// Too much is waited for already: there will be no `Receipt` for `mid`.
+    Unexpected {
+        /// The publication.
+        mid: Mid,
     },
     /// A rare situation was reached; simulations count these.
     Reach(&'static str),

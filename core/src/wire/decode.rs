@@ -352,3 +352,6 @@ const BAD_TOKEN: Mistake = mistake(ErrorCode::InvalidPayload, "token must be a s
 const BAD_ID: Mistake = mistake(ErrorCode::InvalidPayload, "id must be a string");
 const NO_ROOM: Mistake = mistake(ErrorCode::MissingRoom, "room or event_id is required");
 const UNKNOWN: Mistake = mistake(ErrorCode::UnknownType, "there is no request of this type");
+
+#[cfg(test)]
+mod tests;

@@ -231,3 +231,6 @@ fn recovered(out: &mut dyn Sink, recovered: Option<bool>) {
         json::boolean(out, recovered);
     }
 }
+
+#[cfg(test)]
+mod tests;

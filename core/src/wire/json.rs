@@ -2,8 +2,8 @@
 
 use crate::id::Position;
 
-/// Where text goes. A message is written twice, first into a [`Length`] and then into bytes, so that
-/// a frame's header comes out right at once and a publication is allocated once at its exact size.
+/// Where text goes. A message is written twice, first into a [`Length`] and then into bytes, so
+/// that a frame's header comes out right at once and a publication is allocated at its exact size.
 pub(super) trait Sink {
     /// Appends bytes.
     fn put(&mut self, bytes: &[u8]);

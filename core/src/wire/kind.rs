@@ -2,10 +2,10 @@
 
 /// Declares an enum whose variants have a name on the wire and an index for counting.
 macro_rules! names {
-    ($(#[$meta:meta])* $type:ident { $($(#[$variant_meta:meta])* $variant:ident = $name:literal,)* }) => {
+    ($(#[$meta:meta])* $type:ident { $($variant:ident = $name:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $type { $($(#[$variant_meta])* #[doc = $name] $variant,)* }
+        pub enum $type { $(#[doc = $name] $variant,)* }
 
         impl $type {
             /// Every one of them, in the order of their indices.

@@ -1,0 +1,124 @@
+//! A client that believes nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::Value;
+
+use crate::{
+    stream::{self, StreamName},
+    wire::decode,
+};
+
+/// Publications, by stream and offset, that skip a user.
+pub(super) type Exclusions = BTreeMap<(StreamName, u64), Arc<str>>;
+
+/// What a client knows.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    /// Who it is; none for an anonymous one.
+    pub(super) user: Option<Arc<str>>,
+    /// The newest offset seen of each stream it is in; none where it was told of none.
+    seen: BTreeMap<StreamName, Option<u64>>,
+}
+
+impl Client {
+    /// The streams it is in.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &StreamName> {
+        self.seen.keys()
+    }
+
+    /// Takes a message for this client alone.
+    pub(super) fn saw(&mut self, text: &str) {
+        let message = read(text);
+        let payload = &message["payload"];
+        match kind(&message) {
+            "system:connected" => {
+                assert!(self.seen.is_empty(), "there is one greeting");
+                self.seen.insert(StreamName::all(), offset(&payload["all"]["id"]));
+                if let Some(own) = self.own_stream() {
+                    self.seen.insert(own, offset(&payload["id"]));
+                }
+            }
+            "room:joined" => {
+                self.seen.insert(self.named(&payload["room"]), offset(&payload["id"]));
+            }
+            "system:resync" => {
+                let seen = self.seen.get_mut(&self.named(&payload["room"]));
+                *seen.expect("only members are told") = offset(&payload["id"]);
+            }
+            "room:left" => {
+                let stream = self.named(&payload["room"]);
+                // These are left by going away only.
+                if stream.as_str() != stream::ALL && Some(&stream) != self.own_stream().as_ref() {
+                    self.seen.remove(&stream);
+                }
+            }
+            kind => assert_ne!(kind, PUBLISHED, "publications are fanned out"),
+        }
+    }
+
+    /// Takes a publication.
+    pub(super) fn received(&mut self, text: &str, exclusions: &Exclusions) {
+        let message = read(text);
+        assert_eq!(kind(&message), PUBLISHED);
+        let stream = self.named(&message["room"]);
+        let Some(&seen) = self.seen.get(&stream) else {
+            panic!("a publication of {stream:?}, which was never joined or was left");
+        };
+        let Some(offset) = offset(&message["id"]) else {
+            return;
+        };
+        assert!(!self.is_excluded(&stream, offset, exclusions), "its user is excluded");
+        if let Some(seen) = seen {
+            assert!(offset > seen, "{offset} of {stream:?} comes after {seen}");
+            self.check_seen(&stream, offset - 1, exclusions);
+        }
+        self.seen.insert(stream, Some(offset));
+    }
+
+    /// Checks that no publication of `stream` up to `head` is missing.
+    pub(super) fn check_seen(&self, stream: &StreamName, head: u64, exclusions: &Exclusions) {
+        let Some(&Some(seen)) = self.seen.get(stream) else {
+            return;
+        };
+        for missing in seen + 1..=head {
+            let excluded = self.is_excluded(stream, missing, exclusions);
+            assert!(excluded, "{missing} of {stream:?} is missing behind {seen}");
+        }
+    }
+
+    fn is_excluded(&self, stream: &StreamName, offset: u64, exclusions: &Exclusions) -> bool {
+        self.user.is_some() && exclusions.get(&(stream.clone(), offset)) == self.user.as_ref()
+    }
+
+    fn own_stream(&self) -> Option<StreamName> {
+        self.user.as_ref().map(|user| StreamName::user(user).expect("it was verified"))
+    }
+
+    /// The stream that a message names; its user's own if it names none.
+    fn named(&self, room: &Value) -> StreamName {
+        match room.as_str() {
+            Some(room) => StreamName::room(room).expect("rooms have valid names"),
+            None => self.own_stream().expect("anonymous clients have no stream"),
+        }
+    }
+}
+
+fn read(text: &str) -> Value {
+    let message: Value = serde_json::from_str(text).expect("messages are JSON");
+    assert!(!message["payload"].is_null(), "a payload is never absent");
+    message
+}
+
+fn kind(message: &Value) -> &str {
+    message["type"].as_str().expect("messages have a type")
+}
+
+/// The offset of an `id`; none for null.
+fn offset(id: &Value) -> Option<u64> {
+    let id = id.as_str()?;
+    Some(decode::since(id).expect("ids have their form").offset)
+}
+
+/// The type of all publications.
+pub(super) const PUBLISHED: &str = "ticket:reserved";

@@ -1,0 +1,191 @@
+//! What goes out to the workers: forwards, resyncs and answers, bounded by what each worker has not
+//! yet reported as handed over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    entry::Body,
+    id::{DispatchId, Mid, Position, WorkerId},
+    limits::RelayLimits,
+    link::{Publication, ToShard},
+    stream::StreamName,
+    wire::encode,
+};
+
+use super::{
+    Action, RelayStats, fingerprint, receipts::Receipts, stream::Stream, streams::StreamIndex,
+};
+
+/// The way out to the workers.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    in_flight_max: usize,
+    in_flight_bytes_max: usize,
+    workers: Vec<Worker>,
+    /// Which streams each worker has fallen behind in.
+    behind: BTreeSet<(WorkerId, StreamIndex)>,
+    next_dispatch: u64,
+    pub(super) receipts: Receipts,
+    pub(super) stats: RelayStats,
+}
+
+/// What is on its way to one worker.
+#[derive(Debug, Default, Hash)]
+struct Worker {
+    /// Bytes of each publication.
+    in_flight: BTreeMap<DispatchId, usize>,
+    bytes: usize,
+}
+
+/// What is forwarded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forward<'a> {
+    pub(super) body: &'a Body,
+    /// Its place; none for latest and best-effort messages.
+    pub(super) position: Option<Position>,
+    /// None for messages of ingress channels, which nobody can wait for.
+    pub(super) mid: Option<Mid>,
+}
+
+impl Outlet {
+    pub(super) fn new(limits: &RelayLimits) -> Self {
+        Self {
+            in_flight_max: limits.in_flight_max as usize,
+            in_flight_bytes_max: limits.in_flight_bytes_max,
+            workers: (0..limits.workers).map(|_| Worker::default()).collect(),
+            behind: BTreeSet::new(),
+            next_dispatch: 0,
+            receipts: Receipts::default(),
+            stats: RelayStats::default(),
+        }
+    }
+
+    /// Sends a publication to every interested worker that has room for it.
+    pub(super) fn forward(
+        &mut self,
+        stream: &mut Stream,
+        index: StreamIndex,
+        forward: Forward<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let dispatch = DispatchId(self.next_dispatch);
+        let mut publication = None;
+        let mut reached = 0;
+        for seat in &mut stream.seats {
+            if seat.behind {
+                self.stats.queue_full += 1;
+                continue;
+            }
+            let publication =
+                publication.get_or_insert_with(|| publication_of(dispatch, &stream.name, forward));
+            if self.admit(seat.worker, dispatch, publication.frame.0.len()) {
+                let message = ToShard::Publication(Arc::clone(publication));
+                actions.push(Action::ToShard { worker: seat.worker, message });
+                reached += 1;
+                continue;
+            }
+            self.stats.queue_full += 1;
+            actions.push(Action::Reach("relay_worker_full"));
+            // A best-effort message may be lost without a word; what has a position may not.
+            if forward.mid.is_some() {
+                seat.behind = true;
+                self.behind.insert((seat.worker, index));
+            }
+        }
+        if reached > 0 {
+            self.next_dispatch += 1;
+        }
+        if let Some(mid) = forward.mid {
+            self.receipts.dispatched(mid, dispatch, reached, actions);
+        }
+    }
+
+    /// Notes that a worker has handed a publication over; true if that was awaited.
+    pub(super) fn handed_over(
+        &mut self,
+        worker: WorkerId,
+        dispatch: DispatchId,
+        recipients: u32,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let queue = &mut self.workers[usize::from(worker.0)];
+        let Some(bytes) = queue.in_flight.remove(&dispatch) else { return false };
+        queue.bytes -= bytes;
+        self.receipts.handed_over(dispatch, recipients, actions);
+        true
+    }
+
+    /// The streams that `worker` may go on with: all that it fell behind in, once its queue is no
+    /// more than half full.
+    pub(super) fn take_relieved(&mut self, worker: WorkerId) -> Vec<StreamIndex> {
+        let queue = &self.workers[usize::from(worker.0)];
+        let half_full = queue.in_flight.len() > self.in_flight_max / 2
+            || queue.bytes > self.in_flight_bytes_max / 2;
+        if half_full {
+            return Vec::new();
+        }
+        let whole = (worker, StreamIndex(0))..=(worker, StreamIndex(u32::MAX));
+        let relieved: Vec<_> = self.behind.range(whole).map(|&(_, index)| index).collect();
+        for index in &relieved {
+            self.behind.remove(&(worker, *index));
+        }
+        relieved
+    }
+
+    /// A worker lost its interest in a stream in which it was behind.
+    pub(super) fn forget_behind(&mut self, worker: WorkerId, index: StreamIndex) {
+        self.behind.remove(&(worker, index));
+    }
+
+    /// Tells a worker's members of `stream` that they have missed something.
+    pub(super) fn resync(
+        &mut self,
+        stream: &Stream,
+        worker: WorkerId,
+        spread_ms: u32,
+        actions: &mut Vec<Action>,
+    ) {
+        self.stats.resyncs += 1;
+        let message =
+            ToShard::Resync { stream: stream.name.clone(), position: stream.last, spread_ms };
+        actions.push(Action::ToShard { worker, message });
+    }
+
+    /// What the state of it amounts to, for the fingerprint.
+    pub(super) fn fingerprint(&self) -> u64 {
+        fingerprint::of(&(&self.workers, self.next_dispatch, &self.receipts))
+    }
+
+    /// Makes room for a publication in a worker's queue. One that is larger than the whole queue
+    /// may still have it to itself.
+    fn admit(&mut self, worker: WorkerId, dispatch: DispatchId, bytes: usize) -> bool {
+        let queue = &mut self.workers[usize::from(worker.0)];
+        let full = queue.in_flight.len() >= self.in_flight_max
+            || queue.bytes + bytes > self.in_flight_bytes_max;
+        if full && !queue.in_flight.is_empty() {
+            return false;
+        }
+        queue.in_flight.insert(dispatch, bytes);
+        queue.bytes += bytes;
+        true
+    }
+}
+
+fn publication_of(
+    dispatch: DispatchId,
+    stream: &StreamName,
+    Forward { body, position, mid }: Forward<'_>,
+) -> Arc<Publication> {
+    Arc::new(Publication {
+        dispatch,
+        stream: stream.clone(),
+        frame: encode::publication(stream, body, position),
+        kind: Arc::clone(&body.kind),
+        exclude_user: body.exclude_user.clone(),
+        position,
+        published: mid.map(|_| body.published),
+    })
+}

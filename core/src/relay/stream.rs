@@ -1,0 +1,386 @@
+//! One stream: who wants it, how far it is subscribed, where it is.
+
+use crate::{
+    entry::{Entry, Place},
+    id::{Mid, Position, ReadId, RequestId, WorkerId},
+    link::Since,
+    stream::{StreamKind, StreamName},
+    time::Instant,
+};
+
+/// A stream that some worker wants, or wanted until recently. What only a stream in transition
+/// needs is boxed: an idle one takes less than 256 bytes, all told.
+#[derive(Debug, Hash)]
+pub(super) struct Stream {
+    pub(super) name: StreamName,
+    /// Where the workers are that are neither behind nor owed a resync. None without positions.
+    pub(super) last: Option<Position>,
+    /// Interested workers, by id.
+    pub(super) seats: Vec<Seat>,
+    pub(super) recent: Option<Box<Recent>>,
+    pub(super) busy: Option<Box<Busy>>,
+    pub(super) subscription: Subscription,
+    pub(super) head: Head,
+    /// It waits for its turn to be subscribed.
+    pub(super) queued: Option<Class>,
+}
+
+/// A worker's interest in a stream.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct Seat {
+    pub(super) worker: WorkerId,
+    /// Publications were kept from it since its queue was full. It gets none until it has caught
+    /// up, and then a resync first.
+    pub(super) behind: bool,
+    /// It has members that never got a position, or missed something: it gets a resync as soon as
+    /// the stream is live.
+    pub(super) owed: bool,
+}
+
+/// How far the subscription is, on the present connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subscription {
+    /// Nothing was asked for.
+    Idle,
+    /// SUBSCRIBE is on its way.
+    Asked,
+    /// Publications arrive.
+    Confirmed,
+    /// UNSUBSCRIBE is on its way.
+    Leaving,
+}
+
+/// Whether it is known where the stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Head {
+    /// Publications are ignored.
+    Unknown,
+    /// Publications are held until the head has been read.
+    Reading,
+    /// Publications are forwarded.
+    Live,
+}
+
+/// The order in which streams are subscribed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Class {
+    /// Somebody waits for an answer.
+    Joins,
+    /// Many members may miss something.
+    Rooms,
+    /// One user may miss something.
+    Users,
+}
+
+/// What a stream in transition needs besides.
+#[derive(Debug, Default, Hash)]
+pub(super) struct Busy {
+    /// When to look at it again.
+    pub(super) timer: Option<Instant>,
+    /// The read whose answer is awaited.
+    pub(super) read: Option<ReadId>,
+    /// Reads since it was live.
+    pub(super) reads: u32,
+    /// Reads in a row that the broker could not answer.
+    pub(super) failures: u32,
+    /// It was not live since it was last subscribed.
+    pub(super) restoring: bool,
+    /// Entries that arrived while the head is read, in order.
+    pub(super) held: Vec<Entry>,
+    pub(super) held_bytes: usize,
+    /// Held entries that had arrived before the read was asked for: the head includes them.
+    pub(super) covered: usize,
+    /// Joins to be answered, in order.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// A join to be answered.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Waiting {
+    pub(super) worker: WorkerId,
+    pub(super) request: RequestId,
+    pub(super) since: Option<Since>,
+}
+
+/// Checks of the newest publications, so that one that comes twice is known.
+#[derive(Clone, Debug, Hash)]
+pub(super) struct Recent {
+    /// The check of the publication at each offset, modulo the size.
+    checks: [u32; RECENT],
+    /// How many are set, counted back from the newest.
+    known: u64,
+}
+
+/// What a live stream makes of a durable entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It follows the last one.
+    Next,
+    /// It has been seen.
+    Duplicate,
+    /// Something was missed, or it is an old one that was on its way while the head was read, or
+    /// the stream was set back. The head tells.
+    Suspect,
+}
+
+/// Where a stream goes on after its head was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Resumption {
+    /// Everything after this is known.
+    pub(super) base: Position,
+    /// The first held entry that may be after `base`.
+    pub(super) from: usize,
+    /// Between the last position and `base` something may be lacking.
+    pub(super) missed: bool,
+}
+
+impl Stream {
+    pub(super) fn new(name: StreamName) -> Self {
+        Self {
+            name,
+            last: None,
+            seats: Vec::new(),
+            recent: None,
+            busy: None,
+            subscription: Subscription::Idle,
+            head: Head::Unknown,
+            queued: None,
+        }
+    }
+
+    /// The rarely used part, made when it is not there.
+    pub(super) fn busy(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_with(Box::default)
+    }
+
+    /// Gives the rarely used part back when nothing is in it.
+    pub(super) fn trim(&mut self) {
+        if self.busy.as_ref().is_some_and(|busy| busy.is_empty()) {
+            self.busy = None;
+        }
+    }
+
+    /// When to look at it again.
+    pub(super) fn timer(&self) -> Option<Instant> {
+        self.busy.as_ref()?.timer
+    }
+
+    /// Whether the broker could not say where the head is, and is to be asked again later.
+    pub(super) fn awaits_retry(&self) -> bool {
+        let idle = self.busy.as_ref().is_none_or(|busy| busy.read.is_none());
+        self.head == Head::Reading && idle
+    }
+
+    /// The interest of `worker`, noted if it is new.
+    pub(super) fn seat(&mut self, worker: WorkerId) -> &mut Seat {
+        let at = match self.seats.binary_search_by_key(&worker, |seat| seat.worker) {
+            Ok(at) => at,
+            Err(at) => {
+                if self.seats.is_empty() {
+                    // Most streams are users' and stay with one worker.
+                    self.seats.reserve_exact(1);
+                }
+                self.seats.insert(at, Seat { worker, behind: false, owed: false });
+                at
+            }
+        };
+        &mut self.seats[at]
+    }
+
+    /// Ends the interest of `worker`; gives what was noted of it.
+    pub(super) fn unseat(&mut self, worker: WorkerId) -> Option<Seat> {
+        let at = self.seats.binary_search_by_key(&worker, |seat| seat.worker).ok()?;
+        Some(self.seats.remove(at))
+    }
+
+    /// When it is its turn to be subscribed.
+    pub(super) fn class(&self) -> Class {
+        if self.busy.as_ref().is_some_and(|busy| !busy.waiting.is_empty()) {
+            return Class::Joins;
+        }
+        match self.name.kind() {
+            StreamKind::All | StreamKind::Room(_) => Class::Rooms,
+            StreamKind::User(_) => Class::Users,
+        }
+    }
+
+    /// What to make of a durable entry, given what has been seen.
+    pub(super) fn judge(&self, position: Position, prev: Mid) -> Verdict {
+        let Some(last) = self.last else { return Verdict::Suspect };
+        if follows(last, position, prev) {
+            Verdict::Next
+        } else if position == last || self.remembers(last, position) {
+            Verdict::Duplicate
+        } else {
+            Verdict::Suspect
+        }
+    }
+
+    /// Notes that the publication at `position`, which follows the last one, was accepted.
+    pub(super) fn advance(&mut self, position: Position) {
+        if let Some(last) = self.last {
+            self.recent.get_or_insert_with(|| Box::new(Recent::starting(last))).push(position);
+        }
+        self.last = Some(position);
+    }
+
+    /// Starts again at `base`: nothing before it is remembered.
+    pub(super) fn rebase(&mut self, base: Option<Position>) {
+        self.last = base;
+        self.recent = None;
+    }
+
+    /// Whether a latest value is older than a durable publication that members already have.
+    pub(super) fn is_outdated(&self, place: &Place) -> bool {
+        match (place, self.last) {
+            (Place::Latest { epoch, at, .. }, Some(last)) => {
+                *epoch == last.epoch && *at < last.offset
+            }
+            (Place::Latest { .. } | Place::Durable { .. }, _) => false,
+        }
+    }
+
+    fn remembers(&self, last: Position, position: Position) -> bool {
+        let Some(recent) = &self.recent else { return false };
+        position.epoch == last.epoch
+            && last.offset.checked_sub(position.offset).is_some_and(|back| back < recent.known)
+            && recent.checks[slot(position.offset)] == position.check()
+    }
+}
+
+impl Busy {
+    fn is_empty(&self) -> bool {
+        self.timer.is_none()
+            && self.read.is_none()
+            && self.reads == 0
+            && self.failures == 0
+            && !self.restoring
+            && self.held.is_empty()
+            && self.waiting.is_empty()
+    }
+
+    /// Forgets reads and gives what was held meanwhile.
+    pub(super) fn end_reading(&mut self) -> Vec<Entry> {
+        self.read = None;
+        self.reads = 0;
+        self.failures = 0;
+        self.restoring = false;
+        self.held_bytes = 0;
+        self.covered = 0;
+        std::mem::take(&mut self.held)
+    }
+
+    /// Whether the entry at `position` is already held. Looks as far back as a live stream does.
+    pub(super) fn holds(&self, position: Position) -> bool {
+        self.held
+            .iter()
+            .rev()
+            .take(RECENT)
+            .any(|entry| durable(entry).is_some_and(|(held, _)| held == position))
+    }
+
+    /// Where to go on when the head can't be told: what comes after the newest entry is complete,
+    /// since a channel keeps the order. None when no durable entry is held.
+    pub(super) fn newest(&self, last: Option<Position>) -> Option<Resumption> {
+        let (at, base) = self
+            .held
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(at, entry)| durable(entry).map(|(position, _)| (at, position)))?;
+        Some(Resumption { base, from: at + 1, missed: last.is_some() })
+    }
+
+    /// Where to go on, now that the head is known. None when what is held does not join up with
+    /// it: then the head has to be read again.
+    pub(super) fn resume(&self, last: Option<Position>, head: Position) -> Option<Resumption> {
+        if let Some(last) = last
+            && continues(last, head, &self.held)
+        {
+            return Some(Resumption { base: last, from: 0, missed: false });
+        }
+        // What had arrived before the read is part of the head, whatever it looks like.
+        let from = self.covered;
+        continues(head, head, &self.held[from..]).then_some(Resumption {
+            base: head,
+            from,
+            missed: last.is_some(),
+        })
+    }
+}
+
+impl Recent {
+    fn starting(at: Position) -> Self {
+        let mut checks = [0; RECENT];
+        checks[slot(at.offset)] = at.check();
+        Self { checks, known: 1 }
+    }
+
+    fn push(&mut self, position: Position) {
+        self.checks[slot(position.offset)] = position.check();
+        self.known = (self.known + 1).min(RECENT as u64);
+    }
+}
+
+/// Whether `since` names `position`.
+pub(super) fn is_at(since: Option<Since>, position: Option<Position>) -> bool {
+    let (Some(since), Some(position)) = (since, position) else { return false };
+    since.epoch == position.epoch.0
+        && since.offset == position.offset
+        && since.check == position.check()
+}
+
+/// Whether the publication at `position`, which names `prev` as its predecessor, comes right after
+/// `last`.
+pub(super) fn follows(last: Position, position: Position, prev: Mid) -> bool {
+    position.epoch == last.epoch
+        && position.offset.checked_sub(1) == Some(last.offset)
+        && prev == last.mid
+}
+
+/// Position and predecessor of a durable entry.
+pub(super) fn durable(entry: &Entry) -> Option<(Position, Mid)> {
+    match entry.place {
+        Place::Durable { position, prev } => Some((position, prev)),
+        Place::Latest { .. } => None,
+    }
+}
+
+/// The mid of an entry.
+pub(super) fn mid(entry: &Entry) -> Mid {
+    match entry.place {
+        Place::Durable { position, .. } => position.mid,
+        Place::Latest { mid, .. } => mid,
+    }
+}
+
+/// Whether the entries of `held` show that nothing is lacking from `base` to `head` and beyond.
+/// What they don't reach yet is on its way behind them.
+fn continues(base: Position, head: Position, held: &[Entry]) -> bool {
+    let ahead = head.epoch == base.epoch && head.offset > base.offset;
+    if base != head && !ahead {
+        return false;
+    }
+    let mut at = base;
+    for (position, prev) in held.iter().filter_map(durable) {
+        let late = position.epoch == base.epoch && position.offset < base.offset;
+        if late || position == at {
+            continue;
+        }
+        if !follows(at, position, prev) {
+            return false;
+        }
+        at = position;
+        if at.offset == head.offset && at != head {
+            return false;
+        }
+    }
+    base == head || at != base
+}
+
+fn slot(offset: u64) -> usize {
+    usize::try_from(offset % RECENT as u64).expect("it is less than RECENT")
+}
+
+/// Publications that are remembered.
+const RECENT: usize = 16;
