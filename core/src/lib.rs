@@ -8,9 +8,11 @@
 #![warn(missing_docs)]
 
 pub mod entry;
+mod fingerprint;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod id;
+mod intern;
 pub mod limits;
 pub mod link;
 pub mod relay;
@@ -18,4 +20,5 @@ pub mod rng;
 pub mod shard;
 pub mod stream;
 pub mod time;
+mod wheel;
 pub mod wire;

@@ -1,7 +1,7 @@
 //! Seeded randomness, for jitter only.
 
 /// A splitmix64 generator: the same seed gives the same numbers everywhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Rng(u64);
 
 impl Rng {

@@ -22,3 +22,8 @@ fn replay(name: &str, target: fn(&[u8])) {
 fn the_wire_corpus_breaks_no_decoder() {
     replay("wire_decode", fuzzing::wire_decode);
 }
+
+#[test]
+fn the_shard_corpus_breaks_no_shard() {
+    replay("shard_inputs", fuzzing::shard_inputs);
+}

@@ -27,18 +27,23 @@ impl Client {
         self.seen.keys()
     }
 
+    /// Takes the first message.
+    pub(super) fn greeted(&mut self, text: &str) {
+        let message = read(text);
+        let payload = &message["payload"];
+        assert_eq!(kind(&message), "system:connected");
+        assert!(self.seen.is_empty(), "there is one greeting");
+        self.seen.insert(StreamName::all(), offset(&payload["all"]["id"]));
+        if let Some(own) = self.own_stream() {
+            self.seen.insert(own, offset(&payload["id"]));
+        }
+    }
+
     /// Takes a message for this client alone.
-    pub(super) fn saw(&mut self, text: &str) {
+    pub(super) fn saw(&mut self, text: &str, exclusions: &Exclusions) {
         let message = read(text);
         let payload = &message["payload"];
         match kind(&message) {
-            "system:connected" => {
-                assert!(self.seen.is_empty(), "there is one greeting");
-                self.seen.insert(StreamName::all(), offset(&payload["all"]["id"]));
-                if let Some(own) = self.own_stream() {
-                    self.seen.insert(own, offset(&payload["id"]));
-                }
-            }
             "room:joined" => {
                 self.seen.insert(self.named(&payload["room"]), offset(&payload["id"]));
             }
@@ -53,7 +58,9 @@ impl Client {
                     self.seen.remove(&stream);
                 }
             }
-            kind => assert_ne!(kind, PUBLISHED, "publications are fanned out"),
+            // What came between the seats and the greeting follows the greeting.
+            PUBLISHED => self.received(text, exclusions),
+            kind => assert_ne!(kind, "system:connected", "there is one greeting"),
         }
     }
 

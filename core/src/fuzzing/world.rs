@@ -429,11 +429,13 @@ impl World {
             }
             Action::Accept { conn, greeting } => {
                 self.advance_stage(conn, &[Stage::Arrived], Stage::Open);
-                self.peer(conn).client.saw(only_text(greeting.of(bytes)));
+                self.peer(conn).client.greeted(only_text(greeting.of(bytes)));
             }
             Action::Send { conn, frame } => {
-                assert_eq!(self.peer(conn).stage, Stage::Open, "sent to an open connection");
-                self.peer(conn).client.saw(only_text(frame.of(bytes)));
+                let peer =
+                    self.peers[conn.slot as usize].as_mut().expect("the connection is there");
+                assert_eq!((peer.conn, peer.stage), (conn, Stage::Open), "sent to an open one");
+                peer.client.saw(only_text(frame.of(bytes)), &self.exclusions);
             }
             Action::Ping { conn } => assert_eq!(self.peer(conn).stage, Stage::Open),
             Action::Close { conn, .. } => {

@@ -5,7 +5,6 @@
 //! comes of it to the workers and bounds what is on its way to them, `receipts` counts for the
 //! publishers of this instance whom their publications reached.
 
-mod fingerprint;
 mod input;
 mod interest;
 mod order;
@@ -23,6 +22,7 @@ pub use input::{Action, Channel, Ingress, Input, RunId};
 pub use stats::RelayStats;
 
 use crate::{
+    fingerprint,
     id::{Generation, Mid, ReadId, WorkerId},
     limits::RelayLimits,
     link::ToRelay,

@@ -125,7 +125,7 @@ pub struct Identity {
 pub struct VerifyError(pub &'static str);
 
 /// A client's `ref`, as the JSON text it was written in. At most 64 bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference(pub Box<str>);
 
 /// Something to be done.

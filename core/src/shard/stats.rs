@@ -3,7 +3,7 @@
 use crate::wire::{CloseCode, ErrorCode, Kind};
 
 /// Counts of one shard. Totals only grow; the rest is the present state.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stats {
     /// Open connections whose user is known.
     pub authenticated: u32,

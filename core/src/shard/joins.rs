@@ -1,0 +1,237 @@
+//! Joins, from the request to the seat.
+
+use crate::{
+    id::{Position, RequestId},
+    link::ToRelay,
+    stream::{self, StreamKind, StreamName},
+    wire::{
+        ErrorCode, Kind,
+        decode::{self, Mistake},
+        encode,
+    },
+};
+
+use super::{
+    Action, Actions, Reference, Shard,
+    connection::{Answer, Asked, Parked, Phase},
+    requests::FORBIDDEN_ROOM,
+    streams::{Item, NONE},
+};
+
+impl Shard {
+    /// Asks the relay for a stream. Gives its index.
+    pub(super) fn park(
+        &mut self,
+        slot: u32,
+        name: &StreamName,
+        asked: Asked,
+        reference: Option<Reference>,
+        actions: &mut Actions,
+    ) -> u32 {
+        let stream = self.streams.open(name);
+        let record = self.streams.stream_mut(stream);
+        record.parked += 1;
+        record.interested = true;
+        let request = RequestId(self.requests);
+        self.requests += 1;
+        let deadline = self.now + self.limits.join_timeout;
+        self.parked.insert(request, Parked { slot, stream, asked, reference, deadline });
+        self.connections[slot as usize].extra().parked.push((stream, request));
+        let since = asked.flatten();
+        actions.push(Action::ToRelay(ToRelay::Join { request, stream: name.clone(), since }));
+        stream
+    }
+
+    /// Takes a join out that was answered, was given up, or whose connection goes.
+    fn unpark(&mut self, request: RequestId) -> Option<Parked> {
+        let join = self.parked.remove(&request)?;
+        self.streams.stream_mut(join.stream).parked -= 1;
+        let parked = &mut self.connections[join.slot as usize].extra().parked;
+        parked.retain(|(_, other)| *other != request);
+        Some(join)
+    }
+
+    /// Gives up all joins of a connection that goes.
+    pub(super) fn unpark_all(&mut self, slot: u32, actions: &mut Actions) {
+        let Some(extra) = &mut self.connections[slot as usize].extra else { return };
+        if let Some(request) = extra.late.take() {
+            self.late.remove(&request);
+        }
+        for (stream, request) in std::mem::take(&mut extra.parked) {
+            self.unpark(request);
+            self.vacate_if_empty(stream, actions);
+        }
+    }
+
+    /// The relay has answered a join; it takes its turn in the stream.
+    pub(super) fn joined(
+        &mut self,
+        request: RequestId,
+        position: Option<Position>,
+        recovered: bool,
+        actions: &mut Actions,
+    ) {
+        let stream = match self.parked.get(&request) {
+            Some(join) => Some(join.stream),
+            None if self.late.contains_key(&request) => self.streams.names.find(stream::ALL),
+            None => None,
+        };
+        let Some(stream) = stream else {
+            actions.push(Action::Reach("an answer to a join that nobody waits for"));
+            return;
+        };
+        match self.streams.walk_of(stream) {
+            Some(delivery) => {
+                let item = Item::Joined { request, position, recovered };
+                self.streams.walk_mut(delivery).waiting.push_back(item);
+            }
+            None => self.seat_joined(request, position, recovered, actions),
+        }
+    }
+
+    /// Carries out the answer to a join.
+    pub(super) fn seat_joined(
+        &mut self,
+        request: RequestId,
+        position: Option<Position>,
+        recovered: bool,
+        actions: &mut Actions,
+    ) {
+        let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
+            return self.joined_late(request, position, actions);
+        };
+        let name = self.streams.names.name(stream).clone();
+        let is_open = self.connections[slot as usize].phase == Phase::Open;
+        if is_open && !self.may_join(slot, name.as_str()) {
+            // The token that granted the room was replaced meanwhile.
+            self.vacate_if_empty(stream, actions);
+            self.error(slot, FORBIDDEN_ROOM, reference.as_ref(), actions);
+            return self.run_waiting(slot, &name, actions);
+        }
+        self.streams.stream_mut(stream).position = position;
+        self.seat(slot, stream);
+        let recovered = self.count_recovered(asked, recovered);
+        if !is_open {
+            return self.answered(slot, stream, Answer { position, recovered }, actions);
+        }
+        self.send(slot, Kind::RoomJoined, actions, |out| {
+            encode::room_joined(out, name.as_str(), position, recovered, reference.as_ref());
+        });
+        self.run_waiting(slot, &name, actions);
+    }
+
+    /// A join that was given up is answered. An anonymous connection has been a member all the
+    /// while, and is told from where on the stream is complete.
+    fn joined_late(
+        &mut self,
+        request: RequestId,
+        position: Option<Position>,
+        actions: &mut Actions,
+    ) {
+        let Some(slot) = self.late.remove(&request) else {
+            actions.push(Action::Reach("an answer to a join that was given up in its turn"));
+            return;
+        };
+        actions.push(Action::Reach("a late answer to an anonymous connection"));
+        let conn = &mut self.connections[slot as usize];
+        conn.extra().late = None;
+        conn.trim();
+        let all = self.all.clone();
+        self.resync_one(slot, &all, position, 0, actions);
+    }
+
+    /// The relay did not answer a join in time.
+    pub(super) fn join_overdue(&mut self, request: RequestId, actions: &mut Actions) {
+        actions.push(Action::Reach("a join that was not answered in time"));
+        let slot = self.parked.get(&request).expect("the join is overdue").slot;
+        let conn = &mut self.connections[slot as usize];
+        if conn.phase == Phase::Joining && conn.user == NONE {
+            conn.extra().late = Some(request);
+            self.late.insert(request, slot);
+        }
+        self.give_up(request, actions);
+    }
+
+    /// The relay can't answer a join: the broker is away. It sends a resync when it is back.
+    pub(super) fn join_failed(&mut self, request: RequestId, actions: &mut Actions) {
+        if let Some(slot) = self.late.remove(&request) {
+            let conn = &mut self.connections[slot as usize];
+            conn.extra().late = None;
+            return conn.trim();
+        }
+        self.give_up(request, actions);
+    }
+
+    fn give_up(&mut self, request: RequestId, actions: &mut Actions) {
+        let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
+            actions.push(Action::Reach("a failed join that nobody waits for"));
+            return;
+        };
+        let conn = &self.connections[slot as usize];
+        if conn.phase == Phase::Joining && conn.user == NONE {
+            self.seat(slot, stream);
+            let recovered = self.count_recovered(asked, false);
+            return self.answered(slot, stream, Answer { position: None, recovered }, actions);
+        }
+        if conn.phase == Phase::Joining {
+            self.vacate_if_empty(stream, actions);
+            return self.refuse_without_broker(slot, actions);
+        }
+        let name = self.streams.names.name(stream).clone();
+        self.vacate_if_empty(stream, actions);
+        self.error(slot, UNAVAILABLE, reference.as_ref(), actions);
+        self.run_waiting(slot, &name, actions);
+    }
+
+    /// Answers a join of a stream that the connection is a member of.
+    pub(super) fn rejoined(
+        &mut self,
+        slot: u32,
+        stream: u32,
+        asked: Asked,
+        reference: Option<&Reference>,
+        actions: &mut Actions,
+    ) {
+        let name = self.streams.names.name(stream).clone();
+        let seat = self.connections[slot as usize].seat_in(stream).expect("it is a member");
+        let position = self.streams.position_at(stream, seat);
+        let is_present = asked.flatten().zip(position).is_some_and(|(since, position)| {
+            (since.epoch, since.offset, since.check)
+                == (position.epoch.0, position.offset, position.check())
+        });
+        let recovered = self.count_recovered(asked, is_present);
+        self.send(slot, Kind::RoomJoined, actions, |out| {
+            encode::room_joined(out, name.as_str(), position, recovered, reference);
+        });
+    }
+
+    /// Whether a room is open to everyone, or to this connection.
+    pub(super) fn may_join(&self, slot: u32, room: &str) -> bool {
+        let grants = self.connections[slot as usize].extra.as_ref().and_then(|e| e.grants.as_ref());
+        let grants = grants.map_or(&[][..], |grants| grants);
+        let mut public = self.limits.public_rooms.iter();
+        public.any(|pattern| decode::pattern_matches(pattern, room))
+            || grants.iter().any(|pattern| decode::pattern_matches(pattern, room))
+    }
+
+    /// Whether the stream of this index is a room, and not `all` or a user's.
+    pub(super) fn is_room(&self, stream: u32) -> bool {
+        matches!(self.streams.names.name(stream).kind(), StreamKind::Room(_))
+    }
+
+    fn count_recovered(&mut self, asked: Asked, recovered: bool) -> Option<bool> {
+        let recovered = asked?.is_some() && recovered;
+        if recovered {
+            self.stats.recovered += 1;
+        } else {
+            self.stats.unrecovered += 1;
+        }
+        Some(recovered)
+    }
+}
+
+/// The answer to a join that could not be answered.
+pub(super) const UNAVAILABLE: Mistake = Mistake {
+    code: ErrorCode::Unavailable,
+    message: "the room can't be joined at the moment; try again",
+};
