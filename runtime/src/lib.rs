@@ -2,11 +2,20 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+mod backoff;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod entropy;
+mod grpc;
+pub mod handshake;
 pub mod http;
 pub mod link;
+pub mod metrics;
 pub mod net;
+pub mod outbox;
+pub mod server;
+pub mod service;
+pub mod socket;
 pub mod token;
 pub mod worker;

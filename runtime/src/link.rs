@@ -1,12 +1,47 @@
-//! The relay thread: one [`Relay`](realtime_core::relay::Relay) and the subscription connection.
+//! The relay thread: one [`Relay`] and the subscription connection.
+//!
+//! A turn waits until anything is there, feeds the relay a bounded batch from every side, and
+//! carries out what it wants after each. Nothing here blocks on anything: what a worker or the
+//! broker has no room for waits beside the loop.
 
+mod connection;
+mod outlet;
+mod probe;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use realtime_core::{
-    id::{Mid, WorkerId},
-    link::ToRelay,
+    id::{Mid, Position, ReadId, WorkerId},
+    limits::RelayLimits,
+    link::{ToRelay, ToShard},
+    relay::{Action, Input, Relay, RelayStats},
+    rng::Rng,
     stream::StreamName,
     time::Instant,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep_until,
+};
+
+use self::{
+    connection::{Change, Connection},
+    outlet::Outlet,
+    probe::{Prober, Verdict},
+};
+use crate::{
+    broker::{BrokerError, Item, ProbesSent, SharedBroker},
+    clock::Clock,
+    entropy,
+};
 
 /// What other threads tell the relay thread.
 #[derive(Debug)]
@@ -37,15 +72,334 @@ pub enum LinkCommand {
 pub struct LinkHealth {
     /// A probe has come back over the present subscription connection, and none is overdue.
     pub reachable: bool,
-    /// Since when it is not, by the instance's clock; none while it is. From the start until the first success it is the
-    /// start.
+    /// Since when it is not, by the instance's clock; none while it is. From the start until the
+    /// first success it is the start.
     pub away_since: Option<Instant>,
     /// It has been reachable at least once.
     pub ever_reachable: bool,
     /// Subscription connections opened after the first.
     pub reconnects: u64,
-    /// Streams subscribed.
+    /// Streams whose subscription is confirmed.
     pub subscriptions: u64,
     /// What the relay has counted.
-    pub relay: realtime_core::relay::RelayStats,
+    pub relay: RelayStats,
 }
+
+/// Runs the relay until every sender of `commands` is gone.
+///
+/// `workers` are the queues of the shards, in the order of their ids. `seed` is for jitter.
+///
+/// # Panics
+/// If there are not as many workers as `limits` says.
+pub async fn run(
+    broker: SharedBroker,
+    limits: RelayLimits,
+    seed: u64,
+    clock: Clock,
+    mut commands: mpsc::Receiver<LinkCommand>,
+    workers: Vec<mpsc::Sender<ToShard>>,
+    health: watch::Sender<LinkHealth>,
+) {
+    assert_eq!(workers.len(), usize::from(limits.workers), "one queue for each worker");
+    let mut link = Link::new(broker, limits, seed, clock, workers, health);
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let happened = link.wait(&mut commands, &mut batch).await;
+        let now = clock.now();
+        match happened {
+            Happened::Commands(0) => return,
+            Happened::Commands(_) => batch.drain(..).for_each(|command| link.command(now, command)),
+            Happened::Changed(change) => link.changed(now, change),
+            Happened::Read(read, head) => link.feed(now, Input::HeadRead { read, head }),
+            Happened::ProbeSent(result) => {
+                let verdict = link.prober.on_sent(result, now);
+                link.judge(now, verdict);
+            }
+            Happened::TimePassed => {}
+        }
+        link.tick(now);
+        link.drain(now, &mut commands);
+    }
+}
+
+/// What ended a wait.
+enum Happened {
+    /// So many commands are in the batch; none when nobody can send any more.
+    Commands(usize),
+    Changed(Change),
+    Read(ReadId, Option<Position>),
+    ProbeSent(Result<ProbesSent, BrokerError>),
+    TimePassed,
+}
+
+type Read = Pin<Box<dyn Future<Output = (ReadId, Option<Position>)> + Send>>;
+
+/// The relay and everything around it.
+struct Link {
+    broker: SharedBroker,
+    clock: Clock,
+    relay: Relay,
+    actions: Vec<Action>,
+    connection: Connection,
+    prober: Prober,
+    outlets: Vec<Outlet>,
+    /// Who waits for what the relay counts; it answers each, and bounds how many there are.
+    receipts: BTreeMap<Mid, oneshot::Sender<u32>>,
+    /// Reads of heads on their way, at most [`READS_MAX`].
+    reads: FuturesUnordered<Read>,
+    /// Those that wait for their turn: at most one a stream.
+    waiting_reads: VecDeque<(ReadId, StreamName)>,
+    /// Confirmed subscriptions of the present connection.
+    subscriptions: u64,
+    report_due: Instant,
+    health: watch::Sender<LinkHealth>,
+}
+
+impl Link {
+    fn new(
+        broker: SharedBroker,
+        limits: RelayLimits,
+        seed: u64,
+        clock: Clock,
+        workers: Vec<mpsc::Sender<ToShard>>,
+        health: watch::Sender<LinkHealth>,
+    ) -> Self {
+        let mut rng = Rng::new(seed);
+        let now = clock.now();
+        health.send_modify(|health| health.away_since = Some(now));
+        Self {
+            relay: Relay::new(limits, rng.next(), now),
+            actions: Vec::new(),
+            connection: Connection::new(broker.clone(), rng.next(), now),
+            prober: Prober::new(broker.clone(), rng.next()),
+            outlets: workers.into_iter().map(Outlet::new).collect(),
+            receipts: BTreeMap::new(),
+            reads: FuturesUnordered::new(),
+            waiting_reads: VecDeque::new(),
+            subscriptions: 0,
+            report_due: now,
+            health,
+            broker,
+            clock,
+        }
+    }
+
+    /// Waits until anything is there.
+    async fn wait(
+        &mut self,
+        commands: &mut mpsc::Receiver<LinkCommand>,
+        batch: &mut Vec<LinkCommand>,
+    ) -> Happened {
+        let deadlines = [
+            self.relay.next_deadline(),
+            self.connection.next_deadline(),
+            self.prober.next_deadline(),
+        ];
+        let wake = deadlines.into_iter().flatten().fold(self.report_due, Instant::min);
+        let outlets = &mut self.outlets;
+        let spilling = std::future::poll_fn(|cx| {
+            outlets.iter_mut().for_each(|outlet| outlet.poll_spill(cx));
+            std::task::Poll::<()>::Pending
+        });
+        tokio::select! {
+            biased;
+            () = spilling => unreachable!("it is never ready"),
+            count = commands.recv_many(batch, BATCH) => Happened::Commands(count),
+            change = self.connection.change() => Happened::Changed(change),
+            Some((read, head)) = self.reads.next() => Happened::Read(read, head),
+            result = self.prober.sent() => Happened::ProbeSent(result),
+            () = sleep_until(self.clock.tokio(wake)) => Happened::TimePassed,
+        }
+    }
+
+    /// Takes what else is there already, a bounded part from every side, so that none of them has
+    /// to wait for another to be quiet.
+    fn drain(&mut self, now: Instant, commands: &mut mpsc::Receiver<LinkCommand>) {
+        for _ in 0..BATCH {
+            let Ok(command) = commands.try_recv() else {
+                break;
+            };
+            self.command(now, command);
+        }
+        for _ in 0..BATCH {
+            let Some(change) = self.connection.change().now_or_never() else {
+                break;
+            };
+            self.changed(now, change);
+        }
+        for _ in 0..BATCH {
+            let Some(Some((read, head))) = self.reads.next().now_or_never() else {
+                break;
+            };
+            self.feed(now, Input::HeadRead { read, head });
+        }
+    }
+
+    fn command(&mut self, now: Instant, command: LinkCommand) {
+        match command {
+            LinkCommand::FromShard(worker, message) => {
+                self.feed(now, Input::FromShard { worker, message });
+            }
+            LinkCommand::Expected { mid, stream, deadline, receipt } => {
+                self.receipts.insert(mid, receipt);
+                self.feed(now, Input::Expected { mid, stream, deadline });
+            }
+            LinkCommand::Published { mid } => self.feed(now, Input::Published { mid }),
+        }
+    }
+
+    fn changed(&mut self, now: Instant, change: Change) {
+        match change {
+            Change::Up(generation, run_id) => {
+                tracing::info!(generation = generation.0, "subscribed to the broker");
+                self.health.send_modify(|health| health.reconnects = generation.0 - 1);
+                self.feed(now, Input::LinkUp { generation, run_id });
+                self.prober.start(now);
+            }
+            Change::Lost(BrokerError(reason)) => {
+                tracing::warn!(reason, "the subscription connection is lost");
+                self.lose(now);
+            }
+            Change::Failed(BrokerError(reason)) => {
+                tracing::debug!(reason, "no subscription connection can be opened");
+                self.connection.close(now);
+            }
+            Change::Item(_, Item::Probe(token)) => {
+                let verdict = self.prober.on_returned(token, now);
+                self.judge(now, verdict);
+            }
+            Change::Item(generation, Item::Subscribed(stream)) => {
+                self.subscriptions += 1;
+                self.feed(now, Input::Subscribed { generation, stream });
+            }
+            Change::Item(generation, Item::Unsubscribed(stream)) => {
+                self.subscriptions = self.subscriptions.saturating_sub(1);
+                self.feed(now, Input::Unsubscribed { generation, stream });
+            }
+            Change::Item(generation, Item::Message(channel, bytes)) => {
+                self.feed(now, Input::Received { generation, channel, bytes });
+            }
+        }
+    }
+
+    /// Draws the consequences of a probe.
+    fn judge(&mut self, now: Instant, verdict: Option<Verdict>) {
+        match verdict {
+            None => {}
+            Some(Verdict::Reachable) => {
+                self.connection.proved();
+                self.health.send_if_modified(|health| {
+                    let changed = !health.reachable;
+                    health.reachable = true;
+                    health.ever_reachable = true;
+                    health.away_since = None;
+                    changed
+                });
+            }
+            Some(Verdict::Unsent(reason)) => {
+                tracing::debug!(reason, "the broker can't be probed");
+                self.unreachable(now);
+            }
+            Some(Verdict::Lost) => {
+                // Commands get through and nothing comes back: it is deaf, though it looks alive.
+                tracing::warn!("the subscription connection is silent");
+                self.lose(now);
+            }
+        }
+    }
+
+    /// The subscription connection is no good.
+    fn lose(&mut self, now: Instant) {
+        self.connection.close(now);
+        self.prober.stop();
+        self.subscriptions = 0;
+        self.waiting_reads.clear(); // The relay asks again when it is connected.
+        self.unreachable(now);
+        self.feed(now, Input::LinkDown);
+    }
+
+    fn unreachable(&self, now: Instant) {
+        self.health.send_if_modified(|health| {
+            let changed = health.reachable;
+            health.reachable = false;
+            health.away_since.get_or_insert(now);
+            changed
+        });
+    }
+
+    /// Does what it is time for.
+    fn tick(&mut self, now: Instant) {
+        if self.relay.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.feed(now, Input::TimedOut);
+        }
+        self.connection.tick(now);
+        let verdict = self.prober.tick(now);
+        self.judge(now, verdict);
+        if self.report_due <= now {
+            self.report_due = now + REPORT_INTERVAL;
+            let relay = self.relay.stats();
+            let subscriptions = self.subscriptions;
+            self.health.send_modify(|health| {
+                health.subscriptions = subscriptions;
+                health.relay = relay;
+            });
+        }
+    }
+
+    /// Tells the relay and does what it wants.
+    fn feed(&mut self, now: Instant, input: Input) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.relay.handle(now, input, &mut actions);
+        for action in actions.drain(..) {
+            self.carry_out(action);
+        }
+        actions.shrink_to(BATCH);
+        self.actions = actions;
+        self.begin_reads();
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::ToShard { worker: WorkerId(worker), message } => {
+                self.outlets[usize::from(worker)].send(message);
+            }
+            Action::Subscribe { stream } => self.connection.subscribe(stream),
+            Action::Unsubscribe { stream } => self.connection.unsubscribe(stream),
+            Action::ReadHead { read, stream } => {
+                self.waiting_reads.push_back((read, stream));
+            }
+            Action::Receipt { mid, recipients } => {
+                if let Some(receipt) = self.receipts.remove(&mid) {
+                    receipt.send(recipients).ok(); // Whoever asked may be gone.
+                }
+            }
+            Action::Unexpected { mid } => drop(self.receipts.remove(&mid)),
+            Action::Reach(situation) => tracing::trace!(situation, "reached"),
+        }
+    }
+
+    fn begin_reads(&mut self) {
+        while self.reads.len() < READS_MAX
+            && let Some((read, stream)) = self.waiting_reads.pop_front()
+        {
+            let broker = self.broker.clone();
+            let epoch = entropy::fresh_epoch(self.clock);
+            self.reads.push(Box::pin(async move {
+                let head = broker.read_head(stream, epoch).await;
+                if let Err(BrokerError(reason)) = &head {
+                    tracing::debug!(reason, "a position can't be read");
+                }
+                (read, head.ok())
+            }));
+        }
+    }
+}
+
+/// What is taken from one side before the others have their turn.
+const BATCH: usize = 256;
+
+/// Reads of heads at once: about 2 ms of Redis' time.
+const READS_MAX: usize = 256;
+
+/// Time between reports of what was counted.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);

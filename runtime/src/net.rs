@@ -1,5 +1,8 @@
 //! The seam between the runtime and the network: production, tests and simulation differ in this.
 
+#[cfg(test)]
+pub(crate) mod memory;
+
 use std::{
     future::Future,
     io,

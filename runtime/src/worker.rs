@@ -1,9 +1,163 @@
-//! A worker thread.
+//! A worker thread: its sockets, one [`Shard`] that makes the decisions, and the few tasks that bring
+//! the shard its inputs. Everything lives on one thread, so there is no lock, and no borrow is held
+//! across an await.
 
-use std::time::Duration;
+mod arrival;
+mod latency;
+mod machine;
+mod slots;
+#[cfg(test)]
+mod tests;
 
-use realtime_core::{shard::Stats, stream::StreamName};
-use tokio::sync::oneshot;
+use std::{num::NonZeroU16, rc::Rc, sync::Arc, time::Duration};
+
+use realtime_core::{
+    id::{BootId, WorkerId},
+    limits::ShardLimits,
+    link::ToShard,
+    shard::{Input, Shard, Stats},
+    stream::StreamName,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+
+use self::{latency::Latency, machine::Machine};
+use crate::{
+    auth::Verifier,
+    clock::Clock,
+    config::Config,
+    link::LinkCommand,
+    net::{Listener, Stream},
+    service::{Handoff, Phase},
+};
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Setup<S> {
+    /// Which one it is.
+    pub id: WorkerId,
+    /// How many there are.
+    pub workers: NonZeroU16,
+    /// What is configured.
+    pub config: Arc<Config>,
+    /// The instance's clock.
+    pub clock: Clock,
+    /// Goes into connection ids.
+    pub boot: BootId,
+    /// For jitter; differs between workers.
+    pub seed: u64,
+    /// Verifies tokens.
+    pub verifier: Arc<Verifier>,
+    /// To the relay thread.
+    pub link: mpsc::Sender<LinkCommand>,
+    /// From the relay thread.
+    pub from_link: mpsc::Receiver<ToShard>,
+    /// From other threads.
+    pub commands: mpsc::Receiver<WorkerCommand>,
+    /// Takes connections that are not for `/ws`.
+    pub handoff: mpsc::Sender<Handoff<S>>,
+    /// Is told when the last connection of a drain is gone.
+    pub drained: mpsc::Sender<WorkerId>,
+    /// The worker ends with [`Phase::Stopping`].
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Serves the connections that `listener` accepts until the instance stops. To be run in a `LocalSet`.
+pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>) {
+    let Setup { from_link, commands, mut phase, .. } = setup;
+    let machine = Rc::new(Machine::new(machine::Parts {
+        id: setup.id,
+        shard: Shard::new(
+            shard_limits(&setup.config, setup.workers),
+            setup.seed,
+            setup.boot.0,
+            setup.clock.now(),
+            setup.clock.unix(),
+        ),
+        workers: setup.workers,
+        config: setup.config,
+        clock: setup.clock,
+        verifier: setup.verifier,
+        link: setup.link,
+        handoff: setup.handoff,
+        drained: setup.drained,
+    }));
+    // Dropping the set ends the tasks.
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(machine.clone().fan_out());
+    tasks.spawn_local(machine.clone().hear_link(from_link));
+    tasks.spawn_local(machine.clone().tell_link());
+    tasks.spawn_local(machine.clone().time_out());
+    tasks.spawn_local(machine.clone().read_wall_clock());
+    tasks.spawn_local(hear_commands(machine.clone(), commands));
+    tasks.spawn_local(arrival::accept(machine, listener));
+    tokio::select! {
+        biased;
+        // An error means that the server is gone, which is an end as well.
+        _ = phase.wait_for(|phase| *phase == Phase::Stopping) => (),
+        // They have no end.
+        _ = tasks.join_next() => (),
+    }
+}
+
+async fn hear_commands<S: Stream>(
+    machine: Rc<Machine<S>>,
+    mut commands: mpsc::Receiver<WorkerCommand>,
+) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            WorkerCommand::Snapshot { rooms, reply } => {
+                // Whoever asked may have given up.
+                drop(reply.send(machine.snapshot(rooms)));
+            }
+            WorkerCommand::Drain { period } => machine.input(Input::Draining { period }),
+        }
+    }
+}
+
+/// What a shard allows: its share of what the instance allows. The kernel spreads connections over
+/// workers by hash, not evenly, and a user's over several; hence the per-user limit is not divided.
+fn shard_limits(config: &Config, workers: NonZeroU16) -> ShardLimits {
+    let ws = &config.ws;
+    let share = |limit: u32| limit.div_ceil(u32::from(workers.get()));
+    ShardLimits {
+        connections_max: share(ws.connections_max),
+        connections_per_user_max: ws.connections_per_user_max,
+        accepts_per_second_max: share(ws.accept_rate),
+        rooms_per_connection_max: ws.rooms_max,
+        anonymous_allowed: ws.allow_anonymous,
+        origins: ws.allowed_origins.clone(),
+        public_rooms: ws.public_rooms.clone(),
+        ping_interval: ws.ping_interval,
+        pong_timeout: ws.pong_timeout,
+        join_timeout: ws.join_timeout,
+        close_timeout: ws.close_timeout,
+        slow_timeout: ws.slow_timeout,
+        expiry_notice: ws.expiry_notice,
+        messages_per_second_max: ws.message_rate,
+        message_burst_max: ws.message_burst,
+        rate_grace: RATE_GRACE,
+        errors_max: ws.errors_max,
+        parked_joins_max: PARKED_JOINS_MAX,
+        waiting_requests_max: WAITING_REQUESTS_MAX,
+        coalesced_bytes_max: COALESCED_BYTES_MAX,
+    }
+}
+
+/// How long a connection may send too much before it is closed.
+const RATE_GRACE: Duration = Duration::from_secs(10);
+
+/// Joins of one worker that wait for the relay: five seconds (`WS_JOIN_TIMEOUT`) at 2,000 connects a
+/// second with three joins each, and as much again.
+const PARKED_JOINS_MAX: u32 = 1 << 16;
+
+/// Requests of one connection that wait behind a join of the same room.
+const WAITING_REQUESTS_MAX: u32 = 16;
+
+/// A write of this size is as cheap per byte as a larger one.
+const COALESCED_BYTES_MAX: usize = 64 << 10;
 
 /// What other threads ask of a worker.
 #[derive(Debug)]

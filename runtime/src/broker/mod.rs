@@ -1,5 +1,10 @@
 //! What carries publications between instances: Redis, or an embedded broker for one instance.
 
+mod memory;
+mod redis;
+
+pub use self::{memory::MemoryBroker, redis::RedisBroker};
+
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -155,3 +160,6 @@ pub struct Retention {
 
 /// A broker chosen at start.
 pub type SharedBroker = Arc<dyn Broker>;
+
+/// Latest values of one stream; beyond that the oldest one is dropped.
+const LATEST_VALUES_MAX: usize = 32;

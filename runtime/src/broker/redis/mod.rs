@@ -1,0 +1,230 @@
+//! Redis as the broker. `lane` is a command connection, `subscription` the other kind.
+
+mod lane;
+mod names;
+mod resp;
+mod scripts;
+mod subscription;
+
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+use realtime_core::{
+    entry::Place,
+    id::{BootId, Epoch, Mid, Position},
+    stream::{StreamKind, StreamName},
+};
+use redis::{Value, cmd};
+use tokio::time::timeout;
+
+use self::{
+    lane::{Call, Lane, Request},
+    names::Names,
+    scripts::Scripts,
+};
+use super::{
+    Broker, BrokerError, BrokerFuture, Class, LATEST_VALUES_MAX, ProbesSent, Publish, PublishError,
+    Published, Retention, Subscription,
+};
+use crate::{config::RedisConfig, net::Net};
+
+/// A Redis server, or what stands in for one.
+pub struct RedisBroker<N> {
+    config: Arc<RedisConfig>,
+    retention: Retention,
+    names: Names,
+    scripts: Arc<Scripts>,
+    lanes: Vec<Lane>,
+    net: PhantomData<fn() -> N>,
+}
+
+impl<N: Net> RedisBroker<N> {
+    /// Begins to connect, and never gives up: as long as Redis is away, everything fails at once.
+    /// With `ingress`, subscriptions also bring what services publish directly.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(config: RedisConfig, retention: Retention, ingress: bool, boot: BootId) -> Self {
+        let config = Arc::new(config);
+        let scripts = Arc::new(Scripts::new());
+        let lanes = (0..config.connections.max(1))
+            .map(|_| Lane::open::<N>(config.clone(), scripts.clone()))
+            .collect();
+        let names = Names::new(&config.prefix, boot, ingress);
+        Self { config, retention, names, scripts, lanes, net: PhantomData }
+    }
+
+    /// The lane of a stream: always the same one, on which its publishes stay in order.
+    fn lane(&self, stream: &StreamName) -> &Lane {
+        let lanes = u64::try_from(self.lanes.len()).expect("a handful");
+        let index = subscription::fnv(stream.as_str().as_bytes()) % lanes;
+        &self.lanes[usize::try_from(index).expect("smaller than their number")]
+    }
+
+    async fn publish_in_time(&self, publish: Publish) -> Result<Published, PublishError> {
+        let lane = self.lane(&publish.stream);
+        let request = self.request(&publish);
+        let plain = matches!(request, Request::Plain(_));
+        let mut sent = false;
+        let answer = lane.publish(request, self.config.wait_replicas, &mut sent);
+        let answer = match timeout(PUBLISH_TIMEOUT, answer).await {
+            Ok(answer) => answer?,
+            Err(_) if sent => return Err(PublishError::Unknown("no answer in time".to_owned())),
+            Err(_) => return Err(PublishError::Unavailable("no turn in time".to_owned())),
+        };
+        let published = if plain { plain_answer(answer) } else { script_answer(answer) };
+        // Redis did carry it out, but what it says of it is nothing that our scripts say.
+        published.ok_or_else(|| PublishError::Unknown("the answer can't be read".to_owned()))
+    }
+
+    /// What Redis is asked to do.
+    fn request(&self, publish: &Publish) -> Request<'_> {
+        let Publish { stream, mid, epoch, body, class, idempotency_key } = publish;
+        let idempotency =
+            idempotency_key.as_ref().map(|key| self.names.key(stream, &format!("idem:{key}")));
+        let idempotency_ttl = millis(self.retention.idempotency_ttl);
+        let channel = self.names.channel(stream).into_bytes();
+        let entries_max = match stream.kind() {
+            StreamKind::User(_) => self.retention.user_entries_max,
+            StreamKind::All | StreamKind::Room(_) => self.retention.room_entries_max,
+        };
+        let mut keys = Vec::new();
+        let (script, args) = match class {
+            _ if self.retention.user_entries_max == 0 => {
+                let entry = [unplaced(*mid).as_bytes(), body].concat();
+                if idempotency.is_none() {
+                    let mut command = cmd("PUBLISH");
+                    command.arg(channel).arg(entry);
+                    return Request::Plain(command);
+                }
+                (&self.scripts.plain, vec![channel, hex(mid.0), entry, idempotency_ttl])
+            }
+            Class::Durable => {
+                keys.extend([self.names.key(stream, "meta"), self.names.key(stream, "log")]);
+                let args = vec![
+                    channel,
+                    hex(mid.0),
+                    hex(epoch.0),
+                    body.to_vec(),
+                    decimal(entries_max),
+                    decimal(self.retention.bytes_max),
+                    millis(self.retention.history_ttl),
+                    millis(self.retention.position_ttl),
+                    idempotency_ttl,
+                ];
+                keys.extend(idempotency);
+                let call = Call { script: &self.scripts.publish, keys, args };
+                return Request::Repeatable { call, again: b"1" };
+            }
+            Class::Latest { field } => {
+                keys.extend([self.names.key(stream, "latest"), self.names.key(stream, "meta")]);
+                let args = vec![
+                    channel,
+                    hex(mid.0),
+                    field.as_bytes().to_vec(),
+                    body.to_vec(),
+                    decimal(LATEST_VALUES_MAX),
+                    millis(self.retention.latest_ttl),
+                    idempotency_ttl,
+                ];
+                (&self.scripts.latest, args)
+            }
+        };
+        // Without a position only the idempotency key shows that it was carried out before.
+        let repeatable = idempotency.is_some();
+        keys.extend(idempotency);
+        let call = Call { script, keys, args };
+        if repeatable { Request::Repeatable { call, again: b"1" } } else { Request::Once(call) }
+    }
+
+    async fn head(&self, stream: StreamName, epoch: Epoch) -> Result<Position, BrokerError> {
+        if self.retention.user_entries_max == 0 {
+            return Ok(Position::default()); // Positions are off: nothing is kept.
+        }
+        let keys = vec![self.names.key(&stream, "meta"), self.names.key(&stream, "log")];
+        let args = vec![hex(epoch.0), millis(self.retention.position_ttl)];
+        let call = Call { script: &self.scripts.head, keys, args };
+        let answer = self.lane(&stream).run(&call).await?;
+        let head = redis::from_redis_value(answer)
+            .ok()
+            .and_then(|(epoch, offset, mid): (String, u64, String)| position(&epoch, offset, &mid));
+        head.ok_or_else(|| BrokerError("the position can't be read".to_owned()))
+    }
+
+    async fn probe_lanes(&self, token: u64) -> Result<ProbesSent, BrokerError> {
+        let mut command = cmd("PUBLISH");
+        command.arg(self.names.probe()).arg(token);
+        let probes = self.lanes.iter().map(|lane| lane.command(&command));
+        for answer in futures_util::future::join_all(probes).await {
+            answer?;
+        }
+        Ok(ProbesSent(u32::try_from(self.lanes.len()).expect("a handful")))
+    }
+}
+
+impl<N: Net> Broker for RedisBroker<N> {
+    fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>> {
+        Box::pin(self.publish_in_time(request))
+    }
+
+    fn read_head(
+        &self,
+        stream: StreamName,
+        epoch: Epoch,
+    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
+        Box::pin(self.head(stream, epoch))
+    }
+
+    fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
+        Box::pin(subscription::open::<N>(&self.config, &self.names))
+    }
+
+    fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {
+        Box::pin(self.probe_lanes(token))
+    }
+}
+
+impl<N> fmt::Debug for RedisBroker<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBroker").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The header of an entry that has no place in its stream.
+fn unplaced(mid: Mid) -> String {
+    Place::Latest { epoch: Epoch::default(), at: 0, version: 0, mid }.header()
+}
+
+/// Reads the answer of a publishing script.
+fn script_answer(answer: Value) -> Option<Published> {
+    let (epoch, offset, mid, subscribers, duplicate): (String, u64, String, u32, u8) =
+        redis::from_redis_value(answer).ok()?;
+    let position = if offset > 0 { Some(position(&epoch, offset, &mid)?) } else { None };
+    Some(Published { position, duplicate: duplicate == 1, subscribers })
+}
+
+/// Reads the answer of PUBLISH.
+fn plain_answer(answer: Value) -> Option<Published> {
+    let subscribers = redis::from_redis_value(answer).ok()?;
+    Some(Published { position: None, duplicate: false, subscribers })
+}
+
+fn position(epoch: &str, offset: u64, mid: &str) -> Option<Position> {
+    let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
+    Some(Position { epoch: Epoch(number(epoch)?), offset, mid: Mid(number(mid)?) })
+}
+
+fn hex(number: u64) -> Vec<u8> {
+    format!("{number:016x}").into_bytes()
+}
+
+fn decimal(number: impl fmt::Display) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+/// As Redis wants a TTL: whole milliseconds, at least one.
+fn millis(duration: Duration) -> Vec<u8> {
+    decimal(duration.as_millis().max(1))
+}
+
+/// Longest time for a publish, a repeated attempt included.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);

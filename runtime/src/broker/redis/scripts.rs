@@ -1,0 +1,47 @@
+//! The Lua scripts, by which every step on a stream is atomic. Each says at its head what it takes
+//! and gives.
+
+use redis::Script;
+
+/// The scripts, each with the hash that Redis knows it by.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) publish: LoadedScript,
+    pub(super) latest: LoadedScript,
+    pub(super) plain: LoadedScript,
+    pub(super) head: LoadedScript,
+}
+
+/// One script.
+#[derive(Debug)]
+pub(super) struct LoadedScript {
+    /// Its text.
+    pub(super) code: &'static str,
+    /// The SHA-1 of its text, in hex.
+    pub(super) hash: String,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            publish: script(PUBLISH),
+            latest: script(LATEST),
+            plain: script(PLAIN),
+            head: script(HEAD),
+        }
+    }
+
+    /// All of them, for loading.
+    pub(super) fn all(&self) -> [&LoadedScript; 4] {
+        [&self.publish, &self.latest, &self.plain, &self.head]
+    }
+}
+
+fn script(code: &'static str) -> LoadedScript {
+    LoadedScript { code, hash: Script::new(code).get_hash().to_owned() }
+}
+
+const PUBLISH: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/publish.lua"));
+const LATEST: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/latest.lua"));
+const PLAIN: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/plain.lua"));
+const HEAD: &str = include_str!("lua/head.lua");

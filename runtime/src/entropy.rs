@@ -1,0 +1,46 @@
+//! The one place where randomness comes in.
+
+use realtime_core::id::{BootId, Epoch, Mid};
+
+use crate::clock::Clock;
+
+/// 64 random bits, from the operating system.
+///
+/// # Panics
+/// When the operating system has no randomness to give, which it promises to have.
+pub fn random() -> u64 {
+    getrandom::u64().expect("the operating system gives randomness")
+}
+
+/// Names a publication. Never 0, which stands for "none".
+pub fn fresh_mid() -> Mid {
+    Mid(random().max(1))
+}
+
+/// Names this life of the process.
+pub fn fresh_boot_id() -> BootId {
+    BootId(random())
+}
+
+/// A numbering that begins at present.
+pub fn fresh_epoch(clock: Clock) -> Epoch {
+    Epoch((clock.unix().0 << EPOCH_RANDOM_BITS) | (random() >> (u64::BITS - EPOCH_RANDOM_BITS)))
+}
+
+/// The lower bits of an epoch; the 42 above hold milliseconds until the year 2109.
+const EPOCH_RANDOM_BITS: u32 = 22;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_carries_the_millisecond_of_its_creation() {
+        let clock = Clock::new();
+        let before = clock.unix().0;
+        let epoch = fresh_epoch(clock);
+        let after = clock.unix().0;
+        assert!((before..=after).contains(&(epoch.0 >> 22)));
+        assert_ne!(epoch, fresh_epoch(clock));
+    }
+}

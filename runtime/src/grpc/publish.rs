@@ -1,0 +1,174 @@
+//! Publishing, and waiting for the receipt.
+
+use std::{sync::Arc, time::Duration};
+
+use realtime_core::{entry::Body, id::Mid, time::Instant, wire::encode};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{timeout, timeout_at},
+};
+use tonic::Status;
+
+use super::{
+    request::Message,
+    status::{unavailable, unknown_outcome},
+};
+use crate::{
+    broker::{Class, Publish, PublishError, Published},
+    entropy,
+    link::LinkCommand,
+    metrics::ServiceError,
+    service::Shared,
+};
+
+/// Publishes what callers send.
+#[derive(Clone, Debug)]
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    /// One for each publish that the broker has not answered.
+    permits: Arc<Semaphore>,
+}
+
+/// What became of a publish that was carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// The position of the message in its stream; empty without one.
+    pub(super) message_id: String,
+    /// Connections that it was handed to.
+    pub(super) recipients: u32,
+    /// Instances with at least one of them.
+    pub(super) instances: i32,
+    /// The idempotency key was seen before.
+    pub(super) duplicate: bool,
+}
+
+impl Publisher {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)) }
+    }
+
+    /// Publishes `message` and waits for the receipt, by `deadline` at the latest if there is one.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when it was certainly not published, `DEADLINE_EXCEEDED` when it is not known.
+    pub(super) async fn publish(
+        &self,
+        message: Message,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome, Status> {
+        let outcome = self.publish_within(message, deadline).await;
+        if let Err(status) = &outcome {
+            self.shared.counters.failed(match status.code() {
+                tonic::Code::Unavailable => ServiceError::PublishUnavailable,
+                _ => ServiceError::PublishUnknown,
+            });
+        }
+        outcome
+    }
+
+    async fn publish_within(
+        &self,
+        message: Message,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome, Status> {
+        let shared = &self.shared;
+        let clock = shared.service.clock;
+        let now = clock.now();
+        let by = deadline.unwrap_or(now + PUBLISH_TIMEOUT).min(now + PUBLISH_TIMEOUT);
+        let permit = Arc::clone(&self.permits)
+            .try_acquire_owned()
+            .map_err(|_| unavailable("not published: too many publishes are in progress"))?;
+
+        let receipt_timeout = shared.service.config.receipt_timeout;
+        let mid = entropy::fresh_mid();
+        let (receipt, received) = oneshot::channel();
+        let stream = message.stream.clone();
+        let expected =
+            LinkCommand::Expected { mid, stream, deadline: by + receipt_timeout, receipt };
+        // Told before the broker is, since the message may come back at once.
+        match timeout_at(clock.tokio(by), shared.service.link.send(expected)).await {
+            Ok(Ok(())) => (),
+            Ok(Err(_)) => return Err(unavailable("not published: the instance is stopping")),
+            Err(_) => return Err(unavailable("not published: the relay is overloaded")),
+        }
+
+        let kind = Arc::clone(&message.kind);
+        // On its own: a caller that gives up must not stop a publish half-way, since the next ones
+        // of the stream wait for its outcome.
+        let publishing = {
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move {
+                let published = carry_out(&shared, message, mid).await;
+                drop(permit);
+                published
+            })
+        };
+        let published = match timeout_at(clock.tokio(by), publishing).await {
+            Ok(published) => published.expect("publishing does not panic")?,
+            Err(_) => return Err(unknown_outcome("the broker did not answer in time")),
+        };
+        let mut outcome = Outcome { duplicate: published.duplicate, ..Outcome::default() };
+        if let Some(position) = published.position {
+            let mut id = Vec::new();
+            encode::id(&mut id, position);
+            outcome.message_id = String::from_utf8(id).expect("an id is ASCII");
+        }
+        if published.duplicate {
+            return Ok(outcome);
+        }
+        let receipt_by = (clock.now() + receipt_timeout).min(by);
+        // What has not answered by then is not counted; the same goes for a receipt that the relay
+        // can't give.
+        if let Ok(Ok(recipients)) = timeout_at(clock.tokio(receipt_by), received).await {
+            outcome.recipients = recipients;
+            outcome.instances = (recipients > 0).into();
+        }
+        shared.counters.notified(&kind, outcome.recipients);
+        Ok(outcome)
+    }
+}
+
+/// Publishes through the broker, and tells the relay.
+async fn carry_out(shared: &Shared, message: Message, mid: Mid) -> Result<Published, Status> {
+    let service = &shared.service;
+    let class = match &message.latest {
+        // Types contain no control characters, so the field tells both.
+        Some(key) => Class::Latest { field: format!("{}\n{key}", message.kind).into() },
+        None => Class::Durable,
+    };
+    let body = Body {
+        kind: message.kind,
+        payload: message.payload,
+        exclude_user: message.exclude_user,
+        key: message.latest.unwrap_or_default(),
+        ack: message.ack,
+        origin: service.boot,
+        published: service.clock.unix(),
+    };
+    let publish = Publish {
+        stream: message.stream.clone(),
+        mid,
+        epoch: entropy::fresh_epoch(service.clock),
+        body: body.encode(),
+        class,
+        idempotency_key: message.idempotency_key,
+    };
+    let published = service.broker.publish(publish).await.map_err(|error| match &error {
+        PublishError::Unavailable(_) => unavailable(&error.to_string()),
+        PublishError::Unknown(_) => unknown_outcome(&error.to_string()),
+    })?;
+    if !published.duplicate {
+        shared.counters.published(message.stream.kind());
+        // Without this there is no receipt, which the caller finds out by itself; it must not wait
+        // for a busy relay any longer than for the receipt.
+        let told = service.link.send(LinkCommand::Published { mid });
+        let _untold = timeout(service.config.receipt_timeout, told).await;
+    }
+    Ok(published)
+}
+
+/// Publishes that the broker has not answered, at once. At 20 µs each this is 80 ms of its time.
+const IN_FLIGHT_MAX: usize = 4_096;
+
+/// How long a call without a deadline waits for the broker.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);

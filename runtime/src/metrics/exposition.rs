@@ -1,0 +1,598 @@
+//! The text that a scrape gets.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use prometheus::{
+    TextEncoder,
+    core::Collector as _,
+    process_collector::ProcessCollector,
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+use realtime_core::{
+    relay::Ingress,
+    shard::Refusal,
+    stream::StreamName,
+    wire::{CloseCode, ErrorCode, Kind, is_reserved},
+};
+
+use super::{
+    CODES, Counters, DURATION_BUCKETS_S, METHODS, Overview, PUBLISHED_CHANNELS, SERVICE_ERRORS,
+};
+use crate::{link::LinkHealth, worker::LATENCY_BUCKETS_S};
+
+/// The content type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a scrape shows.
+#[derive(Debug)]
+pub struct Scrape<'a> {
+    /// What the workers report.
+    pub overview: &'a Overview,
+    /// What the link reports.
+    pub health: &'a LinkHealth,
+    /// What the service thread counted.
+    pub counters: &'a Counters,
+    /// Whether the instance is shutting down.
+    pub draining: bool,
+    /// Rooms that are shown by name.
+    pub rooms_max: usize,
+}
+
+/// Writes all metrics in the text format of Prometheus. Reads the process's own files in `/proc`,
+/// one for each open file, so it may take some tens of milliseconds.
+pub fn expose(scrape: &Scrape<'_>) -> String {
+    let mut families = Families::default();
+    web_socket(&mut families, scrape);
+    rooms(&mut families, scrape);
+    messages(&mut families, scrape);
+    calls(&mut families, scrape.counters);
+    streams(&mut families, scrape.health);
+    errors(&mut families, scrape);
+    instance(&mut families, scrape);
+    let mut families = families.0;
+    families.extend(ProcessCollector::for_self().collect());
+    families.sort_by(|a, b| a.name().cmp(b.name()));
+    TextEncoder::new().encode_to_string(&families).expect("every family has a name and samples")
+}
+
+fn web_socket(families: &mut Families, scrape: &Scrape<'_>) {
+    let stats = &scrape.overview.stats;
+    let open = u64::from(stats.authenticated) + u64::from(stats.anonymous);
+    let gauges: [(&str, &str, u64); 8] = [
+        ("realtime_websocket_connections_total", "Open WebSocket connections.", open),
+        (
+            "realtime_websocket_connections_authenticated",
+            "Open WebSocket connections of a known user.",
+            stats.authenticated.into(),
+        ),
+        (
+            "realtime_websocket_connections_anonymous",
+            "Open WebSocket connections without a user.",
+            stats.anonymous.into(),
+        ),
+        (
+            "realtime_websocket_connections_handshaking",
+            "WebSocket connections in their handshake.",
+            stats.handshaking.into(),
+        ),
+        (
+            "realtime_websocket_connections_congested",
+            "Open WebSocket connections whose outbox is more than half full.",
+            stats.congested.into(),
+        ),
+        (
+            "realtime_websocket_connections_draining",
+            "WebSocket connections that the drain has still to close.",
+            stats.draining.into(),
+        ),
+        (
+            "realtime_websocket_joins_parked",
+            "Joins that wait for the broker.",
+            stats.parked_joins.into(),
+        ),
+        (
+            "realtime_websocket_outbox_bytes",
+            "Bytes that wait to be written to WebSocket connections.",
+            scrape.overview.queued_bytes,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        families.gauge(name, help, value);
+    }
+    families.total(
+        "realtime_websocket_accepted_total",
+        "WebSocket connections accepted.",
+        stats.accepted,
+    );
+    families.totals(
+        "realtime_websocket_refused_total",
+        "Handshakes refused.",
+        "reason",
+        Refusal::LABELS.iter().zip(stats.refusals),
+    );
+    let codes = CloseCode::ALL.map(|code| (code as u16).to_string());
+    families.totals(
+        "realtime_websocket_closes_total",
+        "Closes that this side began, by close code.",
+        "code",
+        codes.iter().zip(stats.closes),
+    );
+    families.total(
+        "realtime_websocket_accept_failures_total",
+        "Times that accepting a connection failed for want of files or memory.",
+        scrape.overview.accept_failures,
+    );
+}
+
+fn rooms(families: &mut Families, scrape: &Scrape<'_>) {
+    let (largest, rest) = largest_rooms(&scrape.overview.rooms, scrape.rooms_max);
+    let named = largest.iter().map(|(room, members)| (room.as_str(), *members));
+    families.gauges(
+        "realtime_websocket_connections_per_room",
+        "Members of the largest rooms; those of all others together are under _other.",
+        "room",
+        named.chain([(OTHER_ROOMS, rest)]),
+    );
+}
+
+/// The `at_most` largest rooms by name, and the members of all others. A room that is called like
+/// the label of the others is one of them.
+fn largest_rooms(
+    rooms: &BTreeMap<StreamName, u64>,
+    at_most: usize,
+) -> (Vec<(&StreamName, u64)>, u64) {
+    let total: u64 = rooms.values().sum();
+    let mut largest: Vec<_> = rooms
+        .iter()
+        .map(|(room, members)| (room, *members))
+        .filter(|(room, _)| room.as_str() != OTHER_ROOMS)
+        .collect();
+    // Ties go by name, so that which of them are shown does not flap.
+    largest.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+    largest.truncate(at_most);
+    largest.sort_by(|a, b| a.0.cmp(b.0));
+    let shown: u64 = largest.iter().map(|(_, members)| members).sum();
+    (largest, total - shown)
+}
+
+fn messages(families: &mut Families, scrape: &Scrape<'_>) {
+    let stats = &scrape.overview.stats;
+    let kinds = || Kind::ALL.iter().map(|kind| kind.name());
+    families.totals(
+        "realtime_messages_sent_total",
+        "Messages sent to WebSocket clients.",
+        "type",
+        kinds().zip(stats.sent),
+    );
+    families.totals(
+        "realtime_messages_received_total",
+        "Messages received from WebSocket clients.",
+        "type",
+        kinds().zip(stats.received),
+    );
+    let published = Kind::ALL.iter().filter(|kind| {
+        // What clients and this service say to each other can't be published.
+        !is_reserved(kind.name()) && **kind != Kind::UserSubscribe
+    });
+    families.counter(
+        "realtime_notifications_delivered_total",
+        "Publications, by whether at least one connection was reached.",
+        published.flat_map(|kind| {
+            let counts = &scrape.counters.notifications[kind.index()];
+            [("false", &counts[0]), ("true", &counts[1])].map(|(delivered, count)| {
+                sample(&[("delivered", delivered), ("type", kind.name())], load(count))
+            })
+        }),
+    );
+    families.histogram(
+        "realtime_delivery_latency_seconds",
+        "From publishing to the write to the sockets.",
+        [(
+            Vec::new(),
+            histogram(&LATENCY_BUCKETS_S, &scrape.overview.latency, scrape.overview.latency_sum_s),
+        )],
+    );
+}
+
+fn calls(families: &mut Families, counters: &Counters) {
+    families.counter(
+        "realtime_grpc_requests_total",
+        "gRPC calls of the service, by method and status.",
+        METHODS.iter().zip(&counters.calls).flat_map(|(method, codes)| {
+            CODES.iter().zip(codes).map(|(status, count)| {
+                sample(&[("method", *method), ("status", *status)], load(count))
+            })
+        }),
+    );
+    families.histogram(
+        "realtime_grpc_request_duration_seconds",
+        "How long gRPC calls of the service took.",
+        METHODS.iter().zip(&counters.call_durations).map(|(method, durations)| {
+            let buckets = durations.buckets.each_ref().map(load);
+            // Exact for 104 days of calls.
+            #[expect(clippy::cast_precision_loss, reason = "a sum of durations")]
+            let sum_s = load(&durations.sum_ns) as f64 / 1e9;
+            (labels(&[("method", *method)]), histogram(&DURATION_BUCKETS_S, &buckets, sum_s))
+        }),
+    );
+    families.totals(
+        "realtime_pubsub_messages_published_total",
+        "Messages published through the broker, by kind of channel.",
+        "channel",
+        PUBLISHED_CHANNELS.iter().zip(counters.published.each_ref().map(load)),
+    );
+    families.gauge(
+        "realtime_grpc_connections",
+        "Open gRPC connections.",
+        load(&counters.grpc_connections),
+    );
+    families.gauge(
+        "realtime_http_connections",
+        "Open plain HTTP connections.",
+        load(&counters.http_connections),
+    );
+}
+
+fn streams(families: &mut Families, health: &LinkHealth) {
+    let relay = &health.relay;
+    let ingress = Ingress::ALL.map(Ingress::channel);
+    let kinds = [("user", relay.received_user), ("room", relay.received_room), ("control", 0)];
+    families.totals(
+        "realtime_pubsub_messages_received_total",
+        "Messages received through the broker, by kind of channel.",
+        "channel",
+        kinds.into_iter().chain(ingress.into_iter().zip(relay.received_ingress)),
+    );
+    families.gauge("realtime_streams", "Streams that are known.", relay.streams);
+    families.gauge(
+        "realtime_broker_subscriptions",
+        "Streams that are subscribed.",
+        health.subscriptions,
+    );
+    families.gauge(
+        "realtime_broker_reachable",
+        "Whether the broker answers probes.",
+        health.reachable.into(),
+    );
+    let totals: [(&str, &str, u64); 5] = [
+        (
+            "realtime_broker_reconnects_total",
+            "Subscription connections opened after the first.",
+            health.reconnects,
+        ),
+        ("realtime_stream_gaps_total", "Gaps seen in streams.", relay.gaps),
+        (
+            "realtime_stream_duplicates_total",
+            "Publications received that were known already.",
+            relay.duplicates,
+        ),
+        (
+            "realtime_stream_resyncs_total",
+            "Streams of which messages were missed for good.",
+            relay.resyncs,
+        ),
+        (
+            "realtime_worker_queue_full_total",
+            "Publications not handed to a worker since its queue was full.",
+            relay.queue_full,
+        ),
+    ];
+    for (name, help, value) in totals {
+        families.total(name, help, value);
+    }
+}
+
+fn errors(families: &mut Families, scrape: &Scrape<'_>) {
+    let told = ErrorCode::ALL.iter().map(|code| code.name().to_ascii_lowercase());
+    let relay = &scrape.health.relay;
+    let received = [
+        ("ingress_invalid".to_owned(), relay.ingress_invalid),
+        ("entry_invalid".to_owned(), relay.entries_invalid),
+    ];
+    let service = SERVICE_ERRORS.iter().map(|name| (*name).to_owned());
+    families.totals(
+        "realtime_errors_total",
+        "Errors: told to clients, in what the broker brought, and of the service itself.",
+        "type",
+        told.zip(scrape.overview.stats.errors)
+            .chain(received)
+            .chain(service.zip(scrape.counters.errors.each_ref().map(load))),
+    );
+}
+
+fn instance(families: &mut Families, scrape: &Scrape<'_>) {
+    let stats = &scrape.overview.stats;
+    families.totals(
+        "realtime_resumes_total",
+        "Joins with a position, by whether everything since could be sent.",
+        "recovered",
+        [("true", stats.recovered), ("false", stats.unrecovered)],
+    );
+    families.total(
+        "realtime_resyncs_total",
+        "Connections told that messages were missed.",
+        stats.resyncs,
+    );
+    families.gauge(
+        "realtime_draining",
+        "Whether the instance is shutting down.",
+        scrape.draining.into(),
+    );
+    families.family(
+        "realtime_build_info",
+        "The version of the service; always 1.",
+        MetricType::GAUGE,
+        vec![gauge_metric(labels(&[("version", env!("CARGO_PKG_VERSION"))]), 1)],
+    );
+}
+
+/// Metric families in the making.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    /// One gauge.
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, help, MetricType::GAUGE, vec![gauge_metric(Vec::new(), value)]);
+    }
+
+    /// A gauge for each value of one label.
+    fn gauges<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        samples: impl IntoIterator<Item = (&'a str, u64)>,
+    ) {
+        let metrics =
+            samples.into_iter().map(|(text, value)| gauge_metric(labels(&[(label, text)]), value));
+        self.family(name, help, MetricType::GAUGE, metrics.collect());
+    }
+
+    /// One counter.
+    fn total(&mut self, name: &str, help: &str, value: u64) {
+        self.counter(name, help, [sample(&[], value)]);
+    }
+
+    /// A counter for each value of one label.
+    fn totals(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        samples: impl IntoIterator<Item = (impl AsRef<str>, u64)>,
+    ) {
+        let samples =
+            samples.into_iter().map(|(text, value)| sample(&[(label, text.as_ref())], value));
+        self.counter(name, help, samples);
+    }
+
+    /// Counters.
+    fn counter(&mut self, name: &str, help: &str, metrics: impl IntoIterator<Item = Metric>) {
+        self.family(name, help, MetricType::COUNTER, metrics.into_iter().collect());
+    }
+
+    /// Histograms.
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        histograms: impl IntoIterator<Item = (Vec<LabelPair>, Histogram)>,
+    ) {
+        let metrics = histograms.into_iter().map(|(labels, histogram)| {
+            let mut metric = Metric::from_label(labels);
+            metric.set_histogram(histogram);
+            metric
+        });
+        self.family(name, help, MetricType::HISTOGRAM, metrics.collect());
+    }
+
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
+    let label = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    pairs.iter().map(label).collect()
+}
+
+/// One value of a counter.
+fn sample(pairs: &[(&str, &str)], value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(float(value));
+    let mut metric = Metric::from_label(labels(pairs));
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge_metric(labels: Vec<LabelPair>, value: u64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(float(value));
+    let mut metric = Metric::from_label(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+/// `counts` has one more element than `bounds_s`, for what is above the last; it is not cumulative.
+fn histogram(bounds_s: &[f64], counts: &[u64], sum_s: f64) -> Histogram {
+    let mut cumulative = 0;
+    let buckets = bounds_s.iter().zip(counts).map(|(bound, count)| {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(sum_s);
+    histogram
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the text format has only floats")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// The label of all rooms that are not shown by name.
+const OTHER_ROOMS: &str = "_other";
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        process::{Command, Stdio},
+        time::Duration,
+    };
+
+    use realtime_core::stream::StreamKind;
+
+    use super::*;
+    use crate::metrics::ServiceError;
+
+    fn text_of(overview: &Overview, counters: &Counters, rooms_max: usize) -> String {
+        let health = LinkHealth::default();
+        expose(&Scrape { overview, health: &health, counters, draining: false, rooms_max })
+    }
+
+    #[track_caller]
+    fn assert_has(text: &str, line: &str) {
+        assert!(text.lines().any(|have| have == line), "no {line:?} in\n{text}");
+    }
+
+    #[test]
+    fn every_series_with_a_closed_set_of_labels_is_there_from_the_start() {
+        let text = text_of(&Overview::default(), &Counters::default(), 100);
+        for line in [
+            "# TYPE realtime_websocket_connections_total gauge",
+            "realtime_websocket_connections_total 0",
+            "realtime_websocket_connections_authenticated 0",
+            "realtime_websocket_connections_anonymous 0",
+            "# TYPE realtime_websocket_connections_per_room gauge",
+            "realtime_websocket_connections_per_room{room=\"_other\"} 0",
+            "# TYPE realtime_messages_sent_total counter",
+            "realtime_messages_sent_total{type=\"system:connected\"} 0",
+            "realtime_messages_sent_total{type=\"other\"} 0",
+            "realtime_messages_received_total{type=\"room:join\"} 0",
+            "realtime_notifications_delivered_total{delivered=\"true\",type=\"booking:confirmed\"} 0",
+            "realtime_notifications_delivered_total{delivered=\"false\",type=\"other\"} 0",
+            "# TYPE realtime_grpc_requests_total counter",
+            "realtime_grpc_requests_total{method=\"SendToUser\",status=\"OK\"} 0",
+            "realtime_grpc_requests_total{method=\"BroadcastEvent\",status=\"UNAVAILABLE\"} 0",
+            "# TYPE realtime_grpc_request_duration_seconds histogram",
+            "realtime_grpc_request_duration_seconds_count{method=\"GetConnectionStats\"} 0",
+            "realtime_grpc_request_duration_seconds_bucket{method=\"SendToUser\",le=\"+Inf\"} 0",
+            "realtime_pubsub_messages_received_total{channel=\"user\"} 0",
+            "realtime_pubsub_messages_received_total{channel=\"booking:events\"} 0",
+            "realtime_pubsub_messages_published_total{channel=\"room\"} 0",
+            "realtime_errors_total{type=\"parse_error\"} 0",
+            "realtime_errors_total{type=\"publish_unavailable\"} 0",
+            "# TYPE realtime_delivery_latency_seconds histogram",
+            "realtime_delivery_latency_seconds_count 0",
+            "realtime_websocket_refused_total{reason=\"token_invalid\"} 0",
+            "realtime_websocket_closes_total{code=\"4508\"} 0",
+            "realtime_resumes_total{recovered=\"false\"} 0",
+            "realtime_build_info{version=\"0.1.0\"} 1",
+        ] {
+            assert_has(&text, line);
+        }
+        assert!(text.contains("\nprocess_open_fds "));
+    }
+
+    #[test]
+    fn what_was_counted_is_shown() {
+        let counters = Counters::default();
+        counters.notified("booking:confirmed", 2);
+        counters.notified("my:own", 0);
+        counters.published(StreamKind::All);
+        counters.called(4, 14, Duration::from_millis(250));
+        counters.failed(ServiceError::PublishUnknown);
+        let mut overview = Overview::default();
+        overview.stats.authenticated = 2;
+        overview.stats.anonymous = 3;
+        overview.latency[0] = 1;
+        overview.latency[LATENCY_BUCKETS_S.len()] = 1;
+        overview.latency_sum_s = 11.0;
+        let text = text_of(&overview, &counters, 100);
+        for line in [
+            "realtime_notifications_delivered_total{delivered=\"true\",type=\"booking:confirmed\"} 1",
+            "realtime_notifications_delivered_total{delivered=\"false\",type=\"other\"} 1",
+            "realtime_pubsub_messages_published_total{channel=\"room\"} 1",
+            "realtime_grpc_requests_total{method=\"SendToUser\",status=\"UNAVAILABLE\"} 1",
+            "realtime_grpc_request_duration_seconds_bucket{method=\"SendToUser\",le=\"0.2\"} 0",
+            "realtime_grpc_request_duration_seconds_bucket{method=\"SendToUser\",le=\"0.3\"} 1",
+            "realtime_grpc_request_duration_seconds_sum{method=\"SendToUser\"} 0.25",
+            "realtime_errors_total{type=\"publish_unknown\"} 1",
+            "realtime_websocket_connections_total 5",
+            "realtime_delivery_latency_seconds_bucket{le=\"0.0005\"} 1",
+            "realtime_delivery_latency_seconds_bucket{le=\"10\"} 1",
+            "realtime_delivery_latency_seconds_bucket{le=\"+Inf\"} 2",
+            "realtime_delivery_latency_seconds_sum 11",
+        ] {
+            assert_has(&text, line);
+        }
+    }
+
+    #[test]
+    fn only_the_largest_rooms_are_shown_by_name() {
+        let mut overview = Overview::default();
+        for (room, members) in [("a", 1), ("b", 5), ("c", 1), ("q\"\\\u{e9}", 7), ("_other", 9)] {
+            overview.rooms.insert(StreamName::room(room).unwrap(), members);
+        }
+        let text = text_of(&overview, &Counters::default(), 3);
+        let shown: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("realtime_websocket_connections_per_room{"))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                r#"realtime_websocket_connections_per_room{room="a"} 1"#,
+                r#"realtime_websocket_connections_per_room{room="b"} 5"#,
+                r#"realtime_websocket_connections_per_room{room="q\"\\é"} 7"#,
+                r#"realtime_websocket_connections_per_room{room="_other"} 10"#,
+            ]
+        );
+    }
+
+    /// The linter is Prometheus' own; where it is not installed only the rest of the tests speaks.
+    #[test]
+    fn promtool_finds_nothing_but_the_name_that_is_given() {
+        let command = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut promtool) = command else {
+            return;
+        };
+        let text = text_of(&Overview::default(), &Counters::default(), 100);
+        promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert_eq!(
+            String::from_utf8(said).unwrap().trim(),
+            "realtime_websocket_connections_total non-counter metrics should not have \"_total\" suffix"
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! What a socket could not take at once: a byte-bounded queue per connection, within a byte budget
+//! of all connections of a worker.
+
+use std::{cell::Cell, collections::VecDeque, io::IoSlice};
+
+use bytes::{Buf, Bytes};
+
+/// Frames waiting for a socket. Owns no memory while it is empty. Frames are shared, not copied.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: VecDeque<Bytes>,
+    /// What the queue costs: its bytes and [`ENTRY_BYTES`] for each entry.
+    queued_bytes: usize,
+    /// A frame that goes out as soon as the one at the front is complete. Not counted.
+    urgent: Option<Box<[u8]>>,
+    congested: bool,
+    overflowed: bool,
+}
+
+/// How much outboxes may hold: each for itself, and all of one worker together.
+#[derive(Debug)]
+pub struct Budget {
+    connection_bytes_max: usize,
+    total_bytes_max: usize,
+    used_bytes: Cell<usize>,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// It is queued.
+    Fits,
+    /// It is queued, and with it the outbox is more than half full, for the first time since it was
+    /// relieved.
+    Congested,
+    /// It does not fit, for the first time; it is not queued.
+    Overflowed,
+    /// It is not queued, since an earlier one was not.
+    Refused,
+}
+
+impl Budget {
+    /// At most `connection_bytes_max` in one outbox and `total_bytes_max` in all.
+    pub fn new(connection_bytes_max: usize, total_bytes_max: usize) -> Self {
+        Self { connection_bytes_max, total_bytes_max, used_bytes: Cell::new(0) }
+    }
+
+    /// Bytes in all outboxes.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.get()
+    }
+}
+
+impl Outbox {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether it has been more than half full and not yet down to a quarter since.
+    pub fn is_congested(&self) -> bool {
+        self.congested
+    }
+
+    /// Queues a frame if it fits. After one that did not fit, none does: the peer would see a gap.
+    pub fn push(&mut self, frame: Bytes, budget: &Budget) -> Queued {
+        if self.overflowed {
+            return Queued::Refused;
+        }
+        let bytes = frame.len() + ENTRY_BYTES;
+        if self.queued_bytes + bytes > budget.connection_bytes_max
+            || budget.used_bytes() + bytes > budget.total_bytes_max
+        {
+            self.overflowed = true;
+            return Queued::Overflowed;
+        }
+        self.push_anyway(frame, budget);
+        if !self.congested && self.queued_bytes > budget.connection_bytes_max / 2 {
+            self.congested = true;
+            return Queued::Congested;
+        }
+        Queued::Fits
+    }
+
+    /// Queues a frame whether it fits or not: a close frame, the last one of a connection.
+    pub fn push_anyway(&mut self, frame: Bytes, budget: &Budget) {
+        let bytes = frame.len() + ENTRY_BYTES;
+        self.queued_bytes += bytes;
+        budget.used_bytes.set(budget.used_bytes() + bytes);
+        self.queue.push_back(frame);
+    }
+
+    /// Puts a frame right behind the one that is being written, in place of an earlier one that
+    /// still waits there. Something must be queued.
+    pub fn push_urgent(&mut self, frame: &[u8]) {
+        debug_assert!(!self.is_empty(), "there is nothing to be ahead of");
+        self.urgent = Some(frame.into());
+    }
+
+    /// Fills `slices` with what is to be written next, and gives how many it used.
+    pub fn front<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let at_most = if self.urgent.is_some() { 1 } else { slices.len() };
+        let frames = self.queue.iter().take(at_most).zip(slices);
+        frames.map(|(frame, slice)| *slice = IoSlice::new(frame)).count()
+    }
+
+    /// Takes `written` bytes off the front. Whether that relieves a congested outbox: it is at most
+    /// a quarter full now.
+    pub fn advance(&mut self, mut written: usize, budget: &Budget) -> bool {
+        budget.used_bytes.set(budget.used_bytes() - self.queued_bytes);
+        while written > 0 {
+            let front = self.queue.front_mut().expect("no more is written than was queued");
+            let taken = written.min(front.len());
+            front.advance(taken);
+            written -= taken;
+            self.queued_bytes -= taken;
+            if front.is_empty() {
+                self.queue.pop_front();
+                self.queued_bytes -= ENTRY_BYTES;
+                if let Some(urgent) = self.urgent.take() {
+                    self.queued_bytes += urgent.len() + ENTRY_BYTES;
+                    self.queue.push_front(urgent.into());
+                }
+            }
+        }
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        budget.used_bytes.set(budget.used_bytes() + self.queued_bytes);
+        let relieved = self.congested && self.queued_bytes <= budget.connection_bytes_max / 4;
+        self.congested &= !relieved;
+        relieved
+    }
+
+    /// Throws away what is queued. Must be called before an outbox is dropped: the budget is told.
+    pub fn clear(&mut self, budget: &Budget) {
+        budget.used_bytes.set(budget.used_bytes() - self.queued_bytes);
+        *self = Self { overflowed: self.overflowed, ..Self::default() };
+    }
+}
+
+/// What an entry costs beside its bytes: itself and the allocation behind it. Without it, a flood of
+/// tiny frames would hold many times what the limit says.
+const ENTRY_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(cost: usize) -> Bytes {
+        Bytes::from(vec![7; cost - ENTRY_BYTES])
+    }
+
+    #[test]
+    fn an_outbox_reports_congestion_once_and_relief_once() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(1000, 10_000));
+        assert_eq!(outbox.push(frame(500), &budget), Queued::Fits);
+        assert_eq!(outbox.push(frame(100), &budget), Queued::Congested);
+        assert_eq!(outbox.push(frame(100), &budget), Queued::Fits);
+        assert!(outbox.is_congested());
+        assert!(!outbox.advance(500 - ENTRY_BYTES - 1, &budget), "265 are left");
+        assert!(outbox.advance(1, &budget), "200 are left");
+        assert!(!outbox.is_congested());
+        assert!(!outbox.advance(1, &budget));
+        assert_eq!(outbox.push(frame(302), &budget), Queued::Congested);
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_is_refused_and_so_is_every_later_one() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(1000, 10_000));
+        assert_eq!(outbox.push(frame(900), &budget), Queued::Congested);
+        assert_eq!(outbox.push(frame(101), &budget), Queued::Overflowed);
+        assert_eq!(outbox.push(frame(100), &budget), Queued::Refused);
+        outbox.advance(900 - ENTRY_BYTES, &budget);
+        assert_eq!(outbox.push(frame(100), &budget), Queued::Refused);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn the_budget_of_all_outboxes_bounds_each() {
+        let budget = Budget::new(1000, 1500);
+        let (mut first, mut second) = (Outbox::default(), Outbox::default());
+        assert_eq!(first.push(frame(900), &budget), Queued::Congested);
+        assert_eq!(second.push(frame(601), &budget), Queued::Overflowed);
+        first.clear(&budget);
+        assert_eq!(budget.used_bytes(), 0);
+        let mut third = Outbox::default();
+        assert_eq!(third.push(frame(601), &budget), Queued::Congested);
+    }
+
+    #[test]
+    fn a_close_frame_is_queued_even_behind_an_overflow() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(100, 100));
+        assert_eq!(outbox.push(frame(101), &budget), Queued::Overflowed);
+        outbox.push_anyway(Bytes::from_static(b"bye"), &budget);
+        assert!(!outbox.is_empty());
+        assert_eq!(budget.used_bytes(), 3 + ENTRY_BYTES);
+    }
+
+    #[test]
+    fn bytes_come_out_in_order_across_frames_and_partial_writes() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(10_000, 10_000));
+        for text in ["first", "second", "third"] {
+            outbox.push(Bytes::from_static(text.as_bytes()), &budget);
+        }
+        let mut out: Vec<u8> = Vec::new();
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 2];
+            let used = outbox.front(&mut slices);
+            let all: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
+            let taken = all.len().min(7);
+            out.extend(&all[..taken]);
+            outbox.advance(taken, &budget);
+        }
+        assert_eq!(out, b"firstsecondthird");
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn an_urgent_frame_overtakes_all_but_the_one_being_written() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(10_000, 10_000));
+        for text in ["first", "second"] {
+            outbox.push(Bytes::from_static(text.as_bytes()), &budget);
+        }
+        outbox.advance(2, &budget);
+        outbox.push_urgent(b"old");
+        outbox.push_urgent(b"new");
+        let mut out: Vec<u8> = Vec::new();
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 4];
+            let used = outbox.front(&mut slices);
+            let all: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
+            outbox.advance(all.len(), &budget);
+            out.extend(all);
+        }
+        assert_eq!(out, b"rstnewsecond");
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn an_outbox_that_has_drained_owns_no_memory() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(10_000, 10_000));
+        outbox.push(frame(100), &budget);
+        assert!(outbox.queue.capacity() > 0);
+        outbox.advance(100 - ENTRY_BYTES, &budget);
+        assert_eq!(outbox.queue.capacity(), 0);
+    }
+}

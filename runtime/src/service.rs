@@ -1,0 +1,130 @@
+//! The service thread: gRPC, plain HTTP and metrics. It delays no delivery, since those are made by
+//! workers and the relay thread.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use realtime_core::{id::BootId, time::Instant};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    broker::SharedBroker,
+    clock::Clock,
+    config::Config,
+    grpc, http,
+    link::{LinkCommand, LinkHealth},
+    metrics::{Counters, Scrape, Workers, expose},
+    net::Net,
+    worker::WorkerCommand,
+};
+
+/// What the service thread needs of the rest of the instance.
+#[derive(Debug)]
+pub struct Service {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The instance's clock, whose origin is its start.
+    pub clock: Clock,
+    /// This life of the process.
+    pub boot: BootId,
+    /// Where messages are published.
+    pub broker: SharedBroker,
+    /// The workers.
+    pub workers: Vec<mpsc::Sender<WorkerCommand>>,
+    /// The relay thread.
+    pub link: mpsc::Sender<LinkCommand>,
+    /// How the broker is.
+    pub health: watch::Receiver<LinkHealth>,
+    /// How far the instance is in its life.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// How far an instance is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not everything is bound yet.
+    Starting,
+    /// In operation.
+    Serving,
+    /// Connections are being closed; calls are still answered.
+    Draining,
+    /// Calls in progress are finished, and no others taken.
+    Stopping,
+}
+
+/// A connection of which a worker has read a request that is not for `/ws`.
+#[derive(Debug)]
+pub struct Handoff<S> {
+    /// What was read: the head of the request, and whatever came with it.
+    pub head: Bytes,
+    /// The rest.
+    pub stream: S,
+}
+
+/// Serves until [`Phase::Stopping`], and finishes the calls that are in progress then.
+///
+/// # Errors
+/// The gRPC server can't be set up, or failed as a whole.
+pub async fn run<N: Net>(
+    service: Service,
+    grpc: N::Listener,
+    metrics: Option<N::Listener>,
+    handoff: mpsc::Receiver<Handoff<N::Stream>>,
+) -> io::Result<()> {
+    let shared = Arc::new(Shared::new(service));
+    let metrics = async {
+        if let Some(listener) = metrics {
+            http::serve_metrics(&shared, listener).await;
+        }
+    };
+    let (outcome, (), ()) =
+        tokio::join!(grpc::serve(&shared, grpc), metrics, http::serve_handoffs(&shared, handoff),);
+    outcome
+}
+
+/// What requests and calls share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) service: Service,
+    pub(crate) workers: Workers,
+    pub(crate) counters: Counters,
+}
+
+impl Shared {
+    pub(crate) fn new(service: Service) -> Self {
+        let workers = Workers::new(service.workers.clone());
+        Self { service, workers, counters: Counters::default() }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.service.clock.now()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.service.phase.borrow()
+    }
+
+    /// Waits for [`Phase::Stopping`].
+    pub(crate) async fn stopping(&self) {
+        let mut phase = self.service.phase.clone();
+        // Without a sender the instance is gone.
+        let _gone = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    }
+
+    /// The text of a scrape.
+    pub(crate) async fn scrape(self: &Arc<Self>) -> String {
+        let overview = self.workers.collect(true).await;
+        let shared = Arc::clone(self);
+        // It reads a file for each open socket: not on the thread that answers calls.
+        let text = tokio::task::spawn_blocking(move || {
+            expose(&Scrape {
+                overview: &overview,
+                health: &shared.service.health.borrow(),
+                counters: &shared.counters,
+                draining: matches!(shared.phase(), Phase::Draining | Phase::Stopping),
+                rooms_max: shared.service.config.metrics_rooms_max,
+            })
+        });
+        text.await.expect("writing metrics does not panic")
+    }
+}

@@ -1,0 +1,12 @@
+//! The machines of `realtime-core` in a deterministic simulated cluster: several instances, each
+//! with its shards and its relay, a model broker between them, clients and publishers around them.
+//!
+//! One seed gives one [`Plan`](plan::Plan), one plan gives one run, event by event the same.
+#![forbid(unsafe_code)]
+
+pub mod broker;
+pub mod client;
+pub mod plan;
+pub mod random;
+pub mod redis;
+pub mod world;
