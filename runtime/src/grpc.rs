@@ -130,14 +130,19 @@ fn rename(name: &mut Option<String>) {
 /// whom the server would wait.
 async fn report_health(shared: &Shared, mut reporter: HealthReporter) {
     let mut phase = shared.service.phase.clone();
+    let mut told = None;
     loop {
         let now = *phase.borrow_and_update();
         let status = match now {
             Phase::Serving => ServingStatus::Serving,
             Phase::Starting | Phase::Draining | Phase::Stopping => ServingStatus::NotServing,
         };
-        for name in HEALTH_NAMES {
-            reporter.set_service_status(name, status).await;
+        // Those who watch are told each time a status is set, changed or not.
+        if told != Some(status) {
+            told = Some(status);
+            for name in HEALTH_NAMES {
+                reporter.set_service_status(name, status).await;
+            }
         }
         if now == Phase::Stopping || phase.changed().await.is_err() {
             break;
@@ -258,6 +263,3 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long nothing is accepted after accepting failed: most likely for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests;

@@ -11,6 +11,7 @@ mod grpc;
 pub mod handshake;
 pub mod http;
 pub mod link;
+pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod outbox;

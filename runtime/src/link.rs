@@ -7,6 +7,8 @@
 mod connection;
 mod outlet;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -151,6 +153,8 @@ struct Link {
     waiting_reads: VecDeque<(ReadId, StreamName)>,
     /// Confirmed subscriptions of the present connection.
     subscriptions: u64,
+    /// The log has said that the broker is away.
+    away_told: bool,
     report_due: Instant,
     health: watch::Sender<LinkHealth>,
 }
@@ -177,6 +181,7 @@ impl Link {
             reads: FuturesUnordered::new(),
             waiting_reads: VecDeque::new(),
             subscriptions: 0,
+            away_told: false,
             report_due: now,
             health,
             broker,
@@ -251,6 +256,7 @@ impl Link {
     fn changed(&mut self, now: Instant, change: Change) {
         match change {
             Change::Up(generation, run_id) => {
+                self.away_told = false;
                 tracing::info!(generation = generation.0, "subscribed to the broker");
                 self.health.send_modify(|health| health.reconnects = generation.0 - 1);
                 self.feed(now, Input::LinkUp { generation, run_id });
@@ -258,9 +264,13 @@ impl Link {
             }
             Change::Lost(BrokerError(reason)) => {
                 tracing::warn!(reason, "the subscription connection is lost");
+                self.away_told = true;
                 self.lose(now);
             }
             Change::Failed(BrokerError(reason)) => {
+                if !std::mem::replace(&mut self.away_told, true) {
+                    tracing::warn!(reason, "the broker can't be reached");
+                }
                 tracing::debug!(reason, "no subscription connection can be opened");
                 self.connection.close(now);
             }

@@ -1,5 +1,8 @@
 //! An instance: its threads, the channels between them, and how it starts and ends.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::Future, io, net::SocketAddr, num::NonZeroU16, sync::Arc, thread, time::Duration,
 };
@@ -98,12 +101,12 @@ pub async fn run<N: Net>(
     listening(addresses);
     tokio::select! {
         biased;
-        _ = shutdown.recv() => (),
+        Some(()) = shutdown.recv() => (),
         error = ended(&mut instance.parts) => return Err(error),
     }
     let result = tokio::select! {
         biased;
-        _ = shutdown.recv() => Err(ServerError::Interrupted),
+        Some(()) = shutdown.recv() => Err(ServerError::Interrupted),
         result = instance.drain() => result,
     };
     if result.is_ok() {
@@ -142,27 +145,33 @@ impl Instance {
         let (phase, phases) = watch::channel(Phase::Starting);
         let (link, link_commands) = mpsc::channel(LINK_COMMANDS);
         let (handoff, handoffs) = mpsc::channel(HANDOFFS);
-        let workers = Workers {
+        let (to_shards, from_link) =
+            (0..config.workers.max(1)).map(|_| mpsc::channel(TO_SHARD)).unzip();
+        let (drained, drains) = mpsc::channel(usize::from(config.workers.max(1)));
+        let mut instance = Self {
+            config: config.clone(),
+            phase,
+            workers: Vec::new(),
+            drained: drains,
+            parts: FuturesUnordered::new(),
+        };
+        let verifier = Arc::new(Verifier::new(&config.keys)?);
+        let broker = broker::<N>(&config, clock, boot);
+        let (health, mut healths) = watch::channel(LinkHealth::default());
+        instance.start_relay(spawn, broker.clone(), clock, link_commands, to_shards, health)?;
+        // Clients who came first would only be told to come again. Without Redis they are.
+        drop(timeout(BROKER_WAIT, healths.wait_for(|health| health.reachable)).await);
+        let common = Common {
             config: config.clone(),
             clock,
             boot,
-            verifier: Arc::new(Verifier::new(&config.keys)?),
+            verifier,
             link: link.clone(),
             handoff,
+            drained,
             phase: phases.clone(),
         };
-        let (mut instance, to_shards, http) = workers.start::<N>(spawn, phase).await?;
-        let broker = broker::<N>(&config, clock, boot);
-        let (health, healths) = watch::channel(LinkHealth::default());
-        let limits = relay_limits(&config);
-        let relay = {
-            let (broker, seed) = (broker.clone(), entropy::random());
-            move || async move {
-                link::run(broker, limits, seed, clock, link_commands, to_shards, health).await;
-                Ok(())
-            }
-        };
-        instance.parts.push(launch(spawn, "relay".into(), relay)?);
+        let http = instance.start_workers::<N>(spawn, common, from_link).await?;
         let service = Service {
             config,
             clock,
@@ -175,6 +184,59 @@ impl Instance {
         };
         let (grpc, metrics) = instance.start_service::<N>(spawn, service, handoffs).await?;
         Ok((instance, Addresses { http, grpc, metrics }))
+    }
+
+    fn start_relay(
+        &mut self,
+        spawn: Spawn,
+        broker: SharedBroker,
+        clock: Clock,
+        commands: mpsc::Receiver<LinkCommand>,
+        to_shards: Vec<mpsc::Sender<ToShard>>,
+        health: watch::Sender<LinkHealth>,
+    ) -> Result<(), ServerError> {
+        let limits = relay_limits(&self.config);
+        let seed = entropy::random();
+        let part = launch(spawn, "relay".into(), move || async move {
+            link::run(broker, limits, seed, clock, commands, to_shards, health).await;
+            Ok(())
+        })?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// Starts the workers one after another: the first finds a port, the others share it.
+    async fn start_workers<N: Net>(
+        &mut self,
+        spawn: Spawn,
+        common: Common<N::Stream>,
+        from_link: Vec<mpsc::Receiver<ToShard>>,
+    ) -> Result<SocketAddr, ServerError> {
+        let count = NonZeroU16::new(self.config.workers).unwrap_or(NonZeroU16::MIN);
+        let shared = count.get() > 1;
+        let mut addr = SocketAddr::new(self.config.bind_address, self.config.http_port);
+        if shared && addr.port() != 0 {
+            // Ports can be shared by processes, too, which would be a mistake here.
+            drop(bind::<N>("HTTP_PORT", addr, false).await?);
+        }
+        for (index, from_link) in (0..count.get()).zip(from_link) {
+            let (commands, worker_commands) = mpsc::channel(WORKER_COMMANDS);
+            self.workers.push(commands);
+            let setup = common.setup(WorkerId(index), count, from_link, worker_commands);
+            let (tell, told) = oneshot::channel();
+            let part = launch(spawn, format!("worker {index}"), move || async move {
+                let (listener, addr) = match bind::<N>("HTTP_PORT", addr, shared).await {
+                    Ok(bound) => bound,
+                    Err(error) => return tell.send(Err(error)).map_err(|_| server_gone()),
+                };
+                tell.send(Ok(addr)).map_err(|_| server_gone())?;
+                worker::run(setup, listener).await;
+                Ok(())
+            })?;
+            self.parts.push(part);
+            addr = self.bound(told).await?;
+        }
+        Ok(addr)
     }
 
     async fn start_service<N: Net>(
@@ -259,73 +321,40 @@ impl Instance {
 }
 
 /// What the workers of an instance have in common.
-struct Workers<S> {
+struct Common<S> {
     config: Arc<Config>,
     clock: Clock,
     boot: BootId,
     verifier: Arc<Verifier>,
     link: mpsc::Sender<LinkCommand>,
     handoff: mpsc::Sender<Handoff<S>>,
+    drained: mpsc::Sender<WorkerId>,
     phase: watch::Receiver<Phase>,
 }
 
-impl<S: crate::net::Stream> Workers<S> {
-    /// Starts them one after another: the first finds a port, the others share it.
-    async fn start<N: Net<Stream = S>>(
-        self,
-        spawn: Spawn,
-        phase: watch::Sender<Phase>,
-    ) -> Result<(Instance, Vec<mpsc::Sender<ToShard>>, SocketAddr), ServerError> {
-        let count = NonZeroU16::new(self.config.workers).unwrap_or(NonZeroU16::MIN);
-        let shared = count.get() > 1;
-        let mut addr = SocketAddr::new(self.config.bind_address, self.config.http_port);
-        if shared && addr.port() != 0 {
-            // Ports can be shared by processes, too, which would be a mistake here.
-            drop(bind::<N>("HTTP_PORT", addr, false).await?);
-        }
-        let (drained, drains) = mpsc::channel(usize::from(count.get()));
-        let mut instance = Instance {
+impl<S> Common<S> {
+    fn setup(
+        &self,
+        id: WorkerId,
+        workers: NonZeroU16,
+        from_link: mpsc::Receiver<ToShard>,
+        commands: mpsc::Receiver<WorkerCommand>,
+    ) -> Setup<S> {
+        Setup {
+            id,
+            workers,
             config: self.config.clone(),
-            phase,
-            workers: Vec::new(),
-            drained: drains,
-            parts: FuturesUnordered::new(),
-        };
-        let mut to_shards = Vec::new();
-        for index in 0..count.get() {
-            let (commands, worker_commands) = mpsc::channel(WORKER_COMMANDS);
-            let (to_shard, from_link) = mpsc::channel(TO_SHARD);
-            instance.workers.push(commands);
-            to_shards.push(to_shard);
-            let setup = Setup {
-                id: WorkerId(index),
-                workers: count,
-                config: self.config.clone(),
-                clock: self.clock,
-                boot: self.boot,
-                seed: entropy::random(),
-                verifier: self.verifier.clone(),
-                link: self.link.clone(),
-                from_link,
-                commands: worker_commands,
-                handoff: self.handoff.clone(),
-                drained: drained.clone(),
-                phase: self.phase.clone(),
-            };
-            let (tell, told) = oneshot::channel();
-            let part = launch(spawn, format!("worker {index}"), move || async move {
-                let (listener, addr) = match bind::<N>("HTTP_PORT", addr, shared).await {
-                    Ok(bound) => bound,
-                    Err(error) => return tell.send(Err(error)).map_err(|_| server_gone()),
-                };
-                tell.send(Ok(addr)).map_err(|_| server_gone())?;
-                worker::run(setup, listener).await;
-                Ok(())
-            })?;
-            instance.parts.push(part);
-            addr = instance.bound(told).await?;
+            clock: self.clock,
+            boot: self.boot,
+            seed: entropy::random(),
+            verifier: self.verifier.clone(),
+            link: self.link.clone(),
+            from_link,
+            commands,
+            handoff: self.handoff.clone(),
+            drained: self.drained.clone(),
+            phase: self.phase.clone(),
         }
-        Ok((instance, to_shards, addr))
     }
 }
 
@@ -421,6 +450,9 @@ const LINK_COMMANDS: usize = 1 << 14;
 
 /// Messages to a worker. The relay thread keeps what does not fit, and bounds it.
 const TO_SHARD: usize = 1 << 12;
+
+/// How long the workers wait for the broker at the start.
+const BROKER_WAIT: Duration = Duration::from_secs(1);
 
 /// Snapshots and the drain.
 const WORKER_COMMANDS: usize = 16;

@@ -128,3 +128,6 @@ impl Shared {
         text.await.expect("writing metrics does not panic")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,7 +117,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn start(to: u16) -> Self {
+    pub(crate) fn start(to: u16) -> Self {
         let listener = tokio::net::TcpSocket::new_v4().unwrap();
         listener.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = listener.listen(16).unwrap();

@@ -17,7 +17,8 @@ pub(super) type Exclusions = BTreeMap<(StreamName, u64), Arc<str>>;
 pub(super) struct Client {
     /// Who it is; none for an anonymous one.
     pub(super) user: Option<Arc<str>>,
-    /// The newest offset seen of each stream it is in; none where it was told of none.
+    /// Up to which offset it has seen everything of each stream it is in; none where it was told
+    /// of none, and a resync is to come.
     seen: BTreeMap<StreamName, Option<u64>>,
 }
 
@@ -39,17 +40,26 @@ impl Client {
         }
     }
 
-    /// Takes a message for this client alone.
+    /// Takes a message behind the first.
     pub(super) fn saw(&mut self, text: &str, exclusions: &Exclusions) {
         let message = read(text);
         let payload = &message["payload"];
         match kind(&message) {
             "room:joined" => {
-                self.seen.insert(self.named(&payload["room"]), offset(&payload["id"]));
+                let (stream, head) = (self.named(&payload["room"]), offset(&payload["id"]));
+                if let Some(Some(seen)) = self.seen.get(&stream) {
+                    // It was a member, and has seen what is said to be behind it.
+                    let head = head.expect("a position is not lost");
+                    assert!(head >= *seen, "{head} of {stream:?} is behind {seen}");
+                    self.check_seen(&stream, head, exclusions);
+                }
+                self.seen.insert(stream, head);
             }
             "system:resync" => {
-                let seen = self.seen.get_mut(&self.named(&payload["room"]));
-                *seen.expect("only members are told") = offset(&payload["id"]);
+                let (stream, head) = (self.named(&payload["room"]), offset(&payload["id"]));
+                let seen = self.seen.get_mut(&stream).expect("only members are told");
+                assert!(head >= *seen, "{head:?} of {stream:?} is behind {seen:?}");
+                *seen = head;
             }
             "room:left" => {
                 let stream = self.named(&payload["room"]);
@@ -58,16 +68,12 @@ impl Client {
                     self.seen.remove(&stream);
                 }
             }
-            // What came between the seats and the greeting follows the greeting.
-            PUBLISHED => self.received(text, exclusions),
+            PUBLISHED => self.saw_publication(&message, exclusions),
             kind => assert_ne!(kind, "system:connected", "there is one greeting"),
         }
     }
 
-    /// Takes a publication.
-    pub(super) fn received(&mut self, text: &str, exclusions: &Exclusions) {
-        let message = read(text);
-        assert_eq!(kind(&message), PUBLISHED);
+    fn saw_publication(&mut self, message: &Value, exclusions: &Exclusions) {
         let stream = self.named(&message["room"]);
         let Some(&seen) = self.seen.get(&stream) else {
             panic!("a publication of {stream:?}, which was never joined or was left");
@@ -79,8 +85,8 @@ impl Client {
         if let Some(seen) = seen {
             assert!(offset > seen, "{offset} of {stream:?} comes after {seen}");
             self.check_seen(&stream, offset - 1, exclusions);
+            self.seen.insert(stream, Some(offset));
         }
-        self.seen.insert(stream, Some(offset));
     }
 
     /// Checks that no publication of `stream` up to `head` is missing.

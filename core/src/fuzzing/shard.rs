@@ -144,7 +144,7 @@ fn receive(world: &mut World, source: &mut Source<'_>) {
         return;
     };
     for _ in 0..times {
-        world.feed_to(conn, Input::Received { conn, text: &text });
+        world.heard(conn, Input::Received { conn, text: &text });
     }
 }
 
@@ -155,13 +155,13 @@ fn socket_reports(world: &mut World, source: &mut Source<'_>) {
         return;
     };
     let input = match what {
-        0..=2 => Input::Heard { conn },
+        0..=2 => return world.heard(conn, Input::Heard { conn }),
         3 => Input::Misbehaved { conn, code: CloseCode::InvalidText },
         4 | 5 => Input::Congested { conn },
         6 => Input::Relieved { conn },
         _ => Input::Overflowed { conn },
     };
-    world.feed_to(conn, input);
+    world.feed(input);
 }
 
 fn publish(world: &mut World, source: &mut Source<'_>) {
@@ -199,8 +199,7 @@ fn rarely(world: &mut World, source: &mut Source<'_>) {
         3 | 4 => world.resync(&source.stream(), source.below(3)),
         // Input for a connection that is gone, or of a slot that never had one.
         5 | 6 => {
-            let slot = u32::try_from(source.below(SLOTS)).expect("there are few");
-            let stale = ConnectionId { slot, generation: world.generation(slot).wrapping_sub(1) };
+            let stale = world.stale(source.below(SLOTS));
             world.feed(Input::Received { conn: stale, text: r#"{"type":"system:ping"}"# });
             world.feed(Input::Congested { conn: stale });
             world.feed(Input::Verified { conn: stale, outcome: Err(VerifyError("late")) });

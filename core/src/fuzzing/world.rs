@@ -53,6 +53,8 @@ struct Peer {
     conn: ConnectionId,
     stage: Stage,
     client: Client,
+    /// When something came from it last.
+    heard: Instant,
     /// Refreshes that are being verified.
     refreshing: Vec<Option<Reference>>,
 }
@@ -79,6 +81,8 @@ pub(super) struct World {
     pub(super) transcript: Transcript,
     now: Instant,
     clock_step: Duration,
+    /// When deadlines were last seen too late.
+    stalled: Instant,
     peers: [Option<Peer>; SLOTS],
     generations: [u32; SLOTS],
     limits: ShardLimits,
@@ -111,6 +115,7 @@ impl World {
             transcript: Transcript::default(),
             now,
             clock_step: Duration::ZERO,
+            stalled: now,
             peers: [const { None }; SLOTS],
             generations: [0; SLOTS],
             limits,
@@ -139,9 +144,11 @@ impl World {
         self.peers.iter().flatten().map(|peer| (peer.conn, peer.stage))
     }
 
-    /// The generation that the next connection of `slot` will have.
-    pub(super) fn generation(&self, slot: u32) -> u32 {
-        self.generations[slot as usize]
+    /// The last connection of `slot` that is gone; one that never was if there is none.
+    pub(super) fn stale(&self, slot: usize) -> ConnectionId {
+        let present = u32::from(self.peers[slot].is_some());
+        let generation = self.generations[slot].wrapping_sub(1 + present);
+        ConnectionId { slot: u32::try_from(slot).expect("there are few"), generation }
     }
 
     /// A new connection in the first free slot from `from` on.
@@ -159,6 +166,7 @@ impl World {
             conn,
             stage: Stage::Arrived,
             client: Client::default(),
+            heard: self.now,
             refreshing: Vec::new(),
         });
         self.feed(Input::Arrived { conn, request });
@@ -184,11 +192,10 @@ impl World {
         self.feed(Input::Closed { conn });
     }
 
-    /// Gives an input about `conn`, if an earlier one has not been the end of it.
-    pub(super) fn feed_to(&mut self, conn: ConnectionId, input: Input<'_>) {
-        if self.peers().any(|(other, _)| other == conn) {
-            self.feed(input);
-        }
+    /// Gives an input that came over the socket of `conn`.
+    pub(super) fn heard(&mut self, conn: ConnectionId, input: Input<'_>) {
+        self.peer(conn).heard = self.now;
+        self.feed(input);
     }
 
     // What the relay says.
@@ -299,7 +306,7 @@ impl World {
             let mut rest = &*walk.frame.0;
             while !rest.is_empty() {
                 let (text, behind) = first_text(rest);
-                peer.client.received(text, &self.exclusions);
+                peer.client.saw(text, &self.exclusions);
                 rest = behind;
             }
         }
@@ -338,6 +345,18 @@ impl World {
         }
         self.now = end;
         self.time_out();
+        if late {
+            self.stalled = end;
+        }
+        self.check_nobody_is_silent();
+    }
+
+    /// Checks that a peer that is silent for too long is closed. After a stall everyone gets time.
+    fn check_nobody_is_silent(&self) {
+        for peer in self.peers.iter().flatten().filter(|peer| peer.stage == Stage::Open) {
+            let silence = self.now.saturating_since(peer.heard.max(self.stalled));
+            assert!(silence <= self.limits.pong_timeout + WHEEL_SLACK, "{:?} is silent", peer.conn);
+        }
     }
 
     /// Says that the deadline has passed, until it lies ahead.
@@ -429,13 +448,14 @@ impl World {
             }
             Action::Accept { conn, greeting } => {
                 self.advance_stage(conn, &[Stage::Arrived], Stage::Open);
-                self.peer(conn).client.greeted(only_text(greeting.of(bytes)));
+                let now = self.now;
+                let peer = self.peer(conn);
+                peer.heard = now;
+                peer.client.greeted(only_text(greeting.of(bytes)));
             }
             Action::Send { conn, frame } => {
-                let peer =
-                    self.peers[conn.slot as usize].as_mut().expect("the connection is there");
-                assert_eq!((peer.conn, peer.stage), (conn, Stage::Open), "sent to an open one");
-                peer.client.saw(only_text(frame.of(bytes)), &self.exclusions);
+                assert_eq!(self.peer(conn).stage, Stage::Open, "sent to an open connection");
+                self.saw(conn, frame.of(bytes));
             }
             Action::Ping { conn } => assert_eq!(self.peer(conn).stage, Stage::Open),
             Action::Close { conn, .. } => {
@@ -464,6 +484,11 @@ impl World {
             }
             Action::Reach(_) => (),
         }
+    }
+
+    fn saw(&mut self, conn: ConnectionId, frame: &[u8]) {
+        let peer = self.peers[conn.slot as usize].as_mut().expect("its stage was checked");
+        peer.client.saw(only_text(frame), &self.exclusions);
     }
 
     fn tell_relay(&mut self, message: ToRelay) {
@@ -507,6 +532,9 @@ fn unix(now: Instant) -> UnixMillis {
 
 /// Publications that a relay has under way to one shard.
 const DISPATCHED_MAX: usize = 16;
+
+/// How late a connection may be looked at.
+const WHEEL_SLACK: Duration = Duration::from_secs(1);
 
 /// More than all connections and joins can need at one moment.
 const TURNS_MAX: usize = 100;

@@ -53,20 +53,20 @@ impl Relay {
 
     /// Brings a stream that somebody has joined nearer to being live.
     fn advance(&mut self, index: StreamIndex, was_vacated: bool, turn: &mut Turn<'_>) {
-        let patience = Some(turn.now + self.limits.subscribe_timeout);
         let stream = &self.streams[index];
         match (stream.subscription, stream.head) {
             (Subscription::Idle, _) => {
                 // Its turn may be long in coming when the broker is slow.
-                if stream.timer().is_none() {
-                    self.set_timer(index, patience);
-                }
+                self.set_patience(index, turn);
                 self.enqueue(index);
                 self.pump(turn);
             }
-            (Subscription::Asked, _) if was_vacated => self.set_timer(index, patience),
+            (Subscription::Leaving, _) => self.set_patience(index, turn),
+            (Subscription::Asked, _) if was_vacated => {
+                self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
+            }
             (Subscription::Confirmed, Head::Unknown) => self.begin(index, turn),
-            (Subscription::Asked | Subscription::Confirmed | Subscription::Leaving, _) => {}
+            (Subscription::Asked | Subscription::Confirmed, _) => {}
         }
     }
 
@@ -102,7 +102,7 @@ impl Relay {
                 }
                 self.set_timer(index, Some(turn.now + self.limits.linger));
             }
-            Subscription::Leaving => self.streams[index].trim(),
+            Subscription::Leaving => self.set_timer(index, None),
         }
     }
 
@@ -187,7 +187,6 @@ impl Relay {
             self.forget(index);
         } else {
             turn.actions.push(Action::Reach("relay_joined_while_unsubscribing"));
-            self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
             self.enqueue(index);
             self.pump(turn);
         }
@@ -210,13 +209,15 @@ impl Relay {
             Subscription::Confirmed if vacant => {
                 self.lose_head(index, turn);
                 self.set_subscription(index, Subscription::Leaving);
-                self.unsubscribe(index, turn);
+                let stream = self.streams[index].name.clone();
+                turn.actions.push(Action::Unsubscribe { stream });
             }
             Subscription::Confirmed => self.read_head(index, turn),
+            // It is not repeated: on a connection that lives the answer comes, and a second one
+            // could overtake a SUBSCRIBE.
             Subscription::Leaving => {
                 turn.actions.push(Action::Reach("relay_unsubscribe_unanswered"));
                 self.refuse_all(index, turn);
-                self.unsubscribe(index, turn);
             }
         }
     }
@@ -235,11 +236,6 @@ impl Relay {
         self.set_subscription(index, Subscription::Asked);
         self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
         turn.actions.push(Action::Subscribe { stream: self.streams[index].name.clone() });
-    }
-
-    fn unsubscribe(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
-        self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
-        turn.actions.push(Action::Unsubscribe { stream: self.streams[index].name.clone() });
     }
 
     /// A subscription holds: the stream is live once its head is known.
@@ -318,6 +314,15 @@ impl Relay {
     fn dequeue(&mut self, index: StreamIndex) {
         if let Some(class) = self.streams[index].queued.take() {
             self.queue.remove(&(class, index));
+        }
+    }
+
+    /// Bounds how long joins wait while nothing is done for their stream.
+    fn set_patience(&mut self, index: StreamIndex, turn: &Turn<'_>) {
+        let stream = &self.streams[index];
+        let waited_for = stream.busy.as_ref().is_some_and(|busy| !busy.waiting.is_empty());
+        if waited_for && stream.timer().is_none() {
+            self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
         }
     }
 

@@ -20,7 +20,12 @@ pub type BrokerFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What carries publications between instances.
 pub trait Broker: fmt::Debug + Send + Sync {
-    /// Numbers, stores and publishes in one atomic step.
+    /// Numbers, stores and publishes in one atomic step. Takes a bounded time, and next to none
+    /// while the broker is known to be away. Dropping the future stops nothing that was sent.
+    ///
+    /// The answer to a latest value without an idempotency key, and to anything without a history
+    /// and a key, is `Unknown` as soon as an answer is lost; everything else is asked again, and
+    /// recognised by its mid if it was carried out.
     fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>>;
 
     /// Reads where a stream is. Creates its numbering with `epoch` when it has none.
@@ -74,11 +79,12 @@ pub enum Class {
 /// A publication was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Its place; none for latest values and when there is no history. For a duplicate, the first one's.
+    /// Its place; none for latest values and when there is no history. For a duplicate it is the
+    /// first one's.
     pub position: Option<Position>,
     /// The idempotency key was seen before: nothing was published.
     pub duplicate: bool,
-    /// Subscribers of the channel at that moment.
+    /// Subscribers of the channel at that moment; 0 for a duplicate.
     pub subscribers: u32,
 }
 
@@ -98,7 +104,8 @@ pub enum PublishError {
 #[error("{0}")]
 pub struct BrokerError(pub String);
 
-/// A subscription connection: the side that asks and the side that hears. Dropping either closes it.
+/// A subscription connection: the side that asks and the side that hears. Dropping either closes
+/// it.
 #[derive(Debug)]
 pub struct Subscription {
     /// The life of the server.

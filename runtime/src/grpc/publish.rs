@@ -7,7 +7,7 @@ use tokio::{
     sync::{Semaphore, oneshot},
     time::{timeout, timeout_at},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     request::Message,
@@ -58,9 +58,10 @@ impl Publisher {
     ) -> Result<Outcome, Status> {
         let outcome = self.publish_within(message, deadline).await;
         if let Err(status) = &outcome {
-            self.shared.counters.failed(match status.code() {
-                tonic::Code::Unavailable => ServiceError::PublishUnavailable,
-                _ => ServiceError::PublishUnknown,
+            self.shared.counters.failed(if status.code() == Code::Unavailable {
+                ServiceError::PublishUnavailable
+            } else {
+                ServiceError::PublishUnknown
             });
         }
         outcome

@@ -111,6 +111,16 @@ fn a_stream_that_was_set_back_is_resynced() {
 }
 
 #[test]
+fn a_stream_that_is_set_back_while_its_head_is_read_is_resynced() {
+    let mut relay = live();
+    step(&mut relay, 0, came(4));
+    step(&mut relay, 0, came(6));
+    let other = Some(Position { mid: Mid(1), ..position(3) });
+    assert_eq!(step(&mut relay, 0, head_at(1, other)), ["read 2 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head_at(2, other)), ["0: resync event:1 at 3"]);
+}
+
+#[test]
 fn an_entry_that_was_on_its_way_while_the_head_was_read_is_no_gap() {
     let mut relay = live();
     assert_eq!(step(&mut relay, 0, came(4)), ["reach relay_order_suspect", "read 1 of event:1"]);

@@ -140,7 +140,7 @@ impl Store {
         self.expire(now);
         let head = self.use_stream(stream, now, |stream, retention| {
             stream.head_until = now + retention.position_ttl;
-            *stream.head.get_or_insert(Position { epoch, ..Position::default() })
+            *stream.head.get_or_insert_with(|| Position { epoch, ..Position::default() })
         });
         self.shrink();
         head

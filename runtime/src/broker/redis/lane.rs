@@ -103,7 +103,12 @@ impl Lane {
     ) -> Result<Value, PublishError> {
         let unavailable = |error: BrokerError| PublishError::Unavailable(error.0);
         self.live().map_err(unavailable)?; // Nobody queues for what is known to be away.
-        let mut turn = Turn::Together(self.gate.read().await);
+        let mut turn = if replicas == 0 {
+            Turn::Together(self.gate.read().await)
+        } else {
+            // WAIT holds up what comes behind it, which must not look like a server that is gone.
+            Turn::Alone(self.gate.write().await)
+        };
         let mut live = self.live().map_err(unavailable)?;
         let mut form = Form::Hash;
         let mut lost = false;
@@ -123,7 +128,11 @@ impl Lane {
                     lost = true;
                     true
                 }
-                failure => return Err(failure.into_publish_error(lost)),
+                failure @ (Failure::NoScript
+                | Failure::Refused(_)
+                | Failure::Replica(_)
+                | Failure::Behind(_)
+                | Failure::Lost(_)) => return Err(failure.into_publish_error(lost)),
             };
             if let Turn::Together(guard) = turn {
                 drop(guard);
@@ -250,11 +259,15 @@ impl Call<'_> {
 
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript,
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => Self::Replica(error.to_string()),
-            ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused(error.to_string()),
-            _ => Self::Lost(error.to_string()),
+        let kind = error.kind();
+        if kind == ErrorKind::Server(ServerErrorKind::NoScript) {
+            Self::NoScript
+        } else if kind == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+            Self::Replica(error.to_string())
+        } else if matches!(kind, ErrorKind::Server(_) | ErrorKind::Extension) {
+            Self::Refused(error.to_string())
+        } else {
+            Self::Lost(error.to_string())
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) enum Reply {
     /// `-`
     Error(String),
     /// `*`
-    Array(Vec<Reply>),
+    Array(Vec<Self>),
 }
 
 /// The other side does not speak RESP2 as a subscription connection does.

@@ -285,3 +285,107 @@ const CHANNELS_PER_COMMAND: usize = 256;
 
 /// Commands that wait to be written, at most 60 KB each.
 const REQUESTS_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use realtime_core::id::BootId;
+    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+
+    /// One end of a connection; the other is the server.
+    struct End(DuplexStream);
+
+    impl crate::net::Stream for End {
+        fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl AsyncRead for End {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for End {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    /// An idle subscription connection, and the server's end of it.
+    fn idle() -> (Items<End>, mpsc::Sender<Vec<u8>>, DuplexStream, Clock) {
+        let (near, server) = duplex(1 << 10);
+        let (read, write) = split(End(near));
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let clock = Clock::new();
+        let items = Items {
+            read,
+            write,
+            reader: Reader::default(),
+            output: BytesMut::new(),
+            requests,
+            names: Names::new("p:", BootId(1), true),
+            clock,
+            heard: clock.now(),
+            pinged: false,
+        };
+        (items, sender, server, clock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_server_is_pinged_then_given_up() {
+        let (mut items, _requests, mut server, clock) = idle();
+        let waiting = tokio::spawn(async move { items.next().await });
+        let mut ping = [0; 14];
+        server.read_exact(&mut ping).await.unwrap();
+        assert_eq!(&ping, b"*1\r\n$4\r\nPING\r\n");
+        assert_eq!(clock.now().0 / 1_000_000_000, PING_AFTER.as_secs());
+        assert!(waiting.await.unwrap().is_err());
+        assert_eq!(clock.now().0 / 1_000_000_000, SILENCE_MAX.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answers_pings_is_listened_to_for_ever() {
+        let (mut items, _requests, mut server, clock) = idle();
+        let waiting = tokio::spawn(async move { items.next().await });
+        for _ in 0..100 {
+            server.read_exact(&mut [0; 14]).await.unwrap();
+            server.write_all(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n").await.unwrap();
+        }
+        assert!(clock.now().0 / 1_000_000_000 >= 100 * PING_AFTER.as_secs());
+        server.write_all(b"*3\r\n$7\r\nmessage\r\n$14\r\nbooking:events\r\n").await.unwrap();
+        server.write_all(b"$2\r\n{}\r\n").await.unwrap();
+        assert!(matches!(waiting.await.unwrap(), Ok(Item::Message(..))));
+    }
+
+    #[tokio::test]
+    async fn an_error_reply_ends_the_connection() {
+        let (mut items, _requests, mut server, _) = idle();
+        server.write_all(b"-NOPERM no\r\n").await.unwrap();
+        assert_eq!(items.next().await, Err(BrokerError("NOPERM no".into())));
+    }
+}

@@ -1,0 +1,469 @@
+//! The naive broker and the naive workers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use realtime_core::{
+    entry::{Body, Entry, Place},
+    id::{BootId, DispatchId, Epoch, Generation, Mid, Position, ReadId, RequestId, WorkerId},
+    limits::RelayLimits,
+    link::{Since, ToRelay, ToShard},
+    relay::{Action, Channel, Input, Relay},
+    stream::StreamName,
+    time::{Instant, UnixMillis},
+};
+
+pub(crate) const STREAMS: usize = 3;
+pub(crate) const WORKERS: u16 = 2;
+
+const NAMES: [&str; STREAMS] = ["event:1", "user:u1", "all"];
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Everything around the relay.
+pub(crate) struct World {
+    relay: Relay,
+    now: Instant,
+    streams: [Stream; STREAMS],
+    workers: Vec<Worker>,
+    link: Option<Link>,
+    generation: u64,
+    /// What connections that are gone still carry.
+    stale: VecDeque<(Generation, Item)>,
+    reads: VecDeque<(ReadId, usize, Option<Position>)>,
+    expected: BTreeSet<Mid>,
+    /// Members that each publication was handed to.
+    handed: BTreeMap<Mid, u32>,
+    next_mid: u64,
+    next_request: u64,
+}
+
+/// A stream as the broker has it.
+struct Stream {
+    epoch: u64,
+    /// Its history, complete.
+    log: Vec<Position>,
+    /// The predecessor of every publication there ever was.
+    before: BTreeMap<Position, Position>,
+}
+
+/// A subscription connection.
+#[derive(Default)]
+struct Link {
+    requests: VecDeque<(usize, bool)>,
+    subscribed: BTreeSet<usize>,
+    /// Confirmed on this connection, and told to the relay.
+    confirmed: BTreeSet<usize>,
+    asked_at: BTreeMap<usize, Instant>,
+    /// Asked for a second time, since the answer was overdue.
+    repeated: BTreeSet<usize>,
+    pipe: VecDeque<Item>,
+}
+
+#[derive(Clone)]
+enum Item {
+    Subscribed(usize),
+    Unsubscribed(usize),
+    Message(usize, Bytes),
+}
+
+#[derive(Default)]
+struct Worker {
+    /// What it is interested in.
+    wanted: BTreeMap<usize, Members>,
+    queue: VecDeque<(DispatchId, Mid)>,
+}
+
+/// The members of one stream on one worker.
+#[derive(Default)]
+struct Members {
+    pending: BTreeMap<RequestId, Option<Since>>,
+    /// Where those that are seated are.
+    at: Option<Position>,
+    /// Some are seated without a position, and wait for a resync.
+    blind: bool,
+}
+
+impl Stream {
+    fn head(&self) -> Position {
+        let start = Position { epoch: Epoch(self.epoch), ..Position::default() };
+        self.log.last().copied().unwrap_or(start)
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, held_bytes_max: usize) -> Self {
+        let limits = RelayLimits {
+            workers: WORKERS,
+            positions: true,
+            in_flight_max: 3,
+            in_flight_bytes_max: 1 << 20,
+            linger: LINGER,
+            held_bytes_max,
+            expected_max: 4,
+            head_reads_max: 3,
+            subscribe_timeout: SUBSCRIBE_TIMEOUT,
+            ingress_bytes_max: 1 << 16,
+        };
+        Self {
+            relay: Relay::new(limits, seed, Instant(0)),
+            now: Instant(0),
+            streams: std::array::from_fn(|_| Stream {
+                epoch: 1,
+                log: Vec::new(),
+                before: BTreeMap::new(),
+            }),
+            workers: (0..WORKERS).map(|_| Worker::default()).collect(),
+            link: None,
+            generation: 0,
+            stale: VecDeque::new(),
+            reads: VecDeque::new(),
+            expected: BTreeSet::new(),
+            handed: BTreeMap::new(),
+            next_mid: 1,
+            next_request: 0,
+        }
+    }
+
+    pub(crate) fn join(&mut self, worker: u16, stream: usize, resumes: bool) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        let head = self.streams[stream].head();
+        let since = Since { epoch: head.epoch.0, offset: head.offset, check: head.check() };
+        let since = resumes.then_some(since);
+        let members = self.workers[usize::from(worker)].wanted.entry(stream).or_default();
+        members.pending.insert(request, since);
+        self.tell(worker, ToRelay::Join { request, stream: name(stream), since });
+    }
+
+    pub(crate) fn vacate(&mut self, worker: u16, stream: usize) {
+        if self.workers[usize::from(worker)].wanted.remove(&stream).is_some() {
+            self.tell(worker, ToRelay::Vacated { stream: name(stream) });
+        }
+    }
+
+    pub(crate) fn publish(&mut self, stream: usize, latest: bool, expected: bool) {
+        let mid = Mid(self.next_mid << 32);
+        self.next_mid += 1;
+        if expected {
+            self.expected.insert(mid);
+            let deadline = self.now + Duration::from_millis(250);
+            self.input(Input::Expected { mid, stream: name(stream), deadline });
+        }
+        let of = &mut self.streams[stream];
+        let head = of.head();
+        let place = if latest {
+            Place::Latest { epoch: head.epoch, at: head.offset, version: mid.0, mid }
+        } else {
+            let position = Position { offset: head.offset + 1, mid, ..head };
+            of.log.push(position);
+            of.before.insert(position, head);
+            Place::Durable { position, prev: head.mid }
+        };
+        let body = Body {
+            kind: "ticket:reserved".into(),
+            payload: Bytes::from_static(b"{}"),
+            exclude_user: None,
+            key: "".into(),
+            ack: false,
+            origin: BootId(1),
+            published: UnixMillis(mid.0 >> 32),
+        };
+        if let Some(link) = &mut self.link
+            && link.subscribed.contains(&stream)
+        {
+            link.pipe.push_back(Item::Message(stream, Entry { place, body }.encode()));
+        }
+        if expected {
+            self.input(Input::Published { mid });
+        }
+    }
+
+    pub(crate) fn serve(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let Some((stream, wanted)) = link.requests.pop_front() else { return };
+        if wanted {
+            link.subscribed.insert(stream);
+            link.pipe.push_back(Item::Subscribed(stream));
+        } else {
+            link.subscribed.remove(&stream);
+            link.pipe.push_back(Item::Unsubscribed(stream));
+        }
+    }
+
+    pub(crate) fn deliver(&mut self) {
+        let Some(item) = self.link.as_mut().and_then(|link| link.pipe.pop_front()) else { return };
+        let link = self.link.as_mut().expect("it carried the item");
+        match item {
+            Item::Subscribed(stream) => link.confirmed.insert(stream),
+            Item::Unsubscribed(stream) => link.confirmed.remove(&stream),
+            Item::Message(..) => false,
+        };
+        self.bring(Generation(self.generation), item);
+    }
+
+    pub(crate) fn lose(&mut self) {
+        if self.front_is_message() {
+            self.link.as_mut().and_then(|link| link.pipe.pop_front());
+        }
+    }
+
+    pub(crate) fn repeat(&mut self) {
+        if self.front_is_message() {
+            let link = self.link.as_mut().expect("it has a front");
+            let item = link.pipe.front().expect("it has a front").clone();
+            self.bring(Generation(self.generation), item);
+        }
+    }
+
+    pub(crate) fn garble(&mut self) {
+        if let Some(Item::Message(_, bytes)) = self.link.as_mut().and_then(|l| l.pipe.front_mut()) {
+            bytes.truncate(bytes.len() / 2);
+        }
+    }
+
+    pub(crate) fn deliver_stale(&mut self) {
+        if let Some((generation, item)) = self.stale.pop_front() {
+            self.bring(generation, item);
+        }
+    }
+
+    pub(crate) fn read(&mut self) {
+        if let Some((_, stream, answer)) = self.reads.iter_mut().find(|read| read.2.is_none()) {
+            *answer = Some(self.streams[*stream].head());
+        }
+    }
+
+    pub(crate) fn answer_read(&mut self) {
+        if let Some(at) = self.reads.iter().position(|read| read.2.is_some()) {
+            let (read, _, head) = self.reads.remove(at).expect("it was found there");
+            self.input(Input::HeadRead { read, head });
+        }
+    }
+
+    pub(crate) fn fail_read(&mut self) {
+        if let Some((read, ..)) = self.reads.pop_front() {
+            self.input(Input::HeadRead { read, head: None });
+        }
+    }
+
+    pub(crate) fn hand_over(&mut self, worker: u16, last: bool, recipients: u32) {
+        let queue = &mut self.workers[usize::from(worker)].queue;
+        let next = if last { queue.pop_back() } else { queue.pop_front() };
+        let Some((dispatch, mid)) = next else { return };
+        *self.handed.entry(mid).or_default() += recipients;
+        self.tell(worker, ToRelay::HandedOver { dispatch, recipients });
+    }
+
+    pub(crate) fn link_down(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        let generation = Generation(self.generation);
+        self.stale.extend(link.pipe.into_iter().map(|item| (generation, item)));
+        self.input(Input::LinkDown);
+    }
+
+    pub(crate) fn link_up(&mut self) {
+        if self.link.is_none() {
+            self.generation += 1;
+            self.link = Some(Link::default());
+            self.input(Input::LinkUp { generation: Generation(self.generation), run_id: 1 });
+        }
+    }
+
+    pub(crate) fn set_back(&mut self, stream: usize, by: usize) {
+        let log = &mut self.streams[stream].log;
+        log.truncate(log.len().saturating_sub(by));
+    }
+
+    pub(crate) fn evict(&mut self, stream: usize) {
+        self.streams[stream].epoch += 1;
+        self.streams[stream].log.clear();
+    }
+
+    pub(crate) fn pass(&mut self, ms: u64) {
+        let end = self.now + Duration::from_millis(ms);
+        while let Some(at) = self.relay.next_deadline()
+            && at <= end
+        {
+            self.now = self.now.max(at);
+            self.input(Input::TimedOut);
+            let next = self.relay.next_deadline();
+            assert!(next.is_none_or(|next| next > self.now), "a deadline that stays is a loop");
+        }
+        self.now = end;
+    }
+
+    /// Faults end, and everything that is on its way arrives; each stream goes on by one.
+    pub(crate) fn settle(&mut self) {
+        self.link_up();
+        self.drain();
+        for _ in 0..3 {
+            self.pass(40_000);
+            self.drain();
+        }
+        for stream in 0..STREAMS {
+            self.publish(stream, false, false);
+        }
+        self.drain();
+        self.pass(40_000);
+    }
+
+    pub(crate) fn check_settled(&self) {
+        let wanted = self.workers.iter().flat_map(|worker| worker.wanted.keys().copied());
+        let wanted: BTreeSet<usize> = wanted.collect();
+        let link = self.link.as_ref().expect("it is up");
+        assert_eq!(link.subscribed, wanted, "subscribed is what is wanted");
+        assert_eq!(self.relay.stats().streams, wanted.len() as u64);
+        for (stream, members) in self.workers.iter().flat_map(|worker| &worker.wanted) {
+            assert!(members.pending.is_empty(), "every join is answered");
+            assert!(!members.blind, "everybody knows where they are");
+            assert_eq!(members.at, Some(self.streams[*stream].head()), "nothing is lacking");
+        }
+        assert!(self.expected.is_empty(), "every receipt is given");
+        assert_eq!(self.relay.next_deadline(), None, "nothing is left to be done");
+    }
+
+    /// Carries out and delivers all there is.
+    fn drain(&mut self) {
+        for _ in 0..1_000 {
+            self.serve();
+            self.deliver();
+            self.deliver_stale();
+            self.read();
+            self.answer_read();
+            (0..WORKERS).for_each(|worker| self.hand_over(worker, false, 1));
+            let link = self.link.as_ref().expect("it is up");
+            let busy = !link.requests.is_empty()
+                || !link.pipe.is_empty()
+                || !self.reads.is_empty()
+                || self.workers.iter().any(|worker| !worker.queue.is_empty());
+            if !busy {
+                return;
+            }
+        }
+        panic!("the relay never comes to rest");
+    }
+
+    fn front_is_message(&self) -> bool {
+        let front = self.link.as_ref().and_then(|link| link.pipe.front());
+        matches!(front, Some(Item::Message(..)))
+    }
+
+    fn bring(&mut self, generation: Generation, item: Item) {
+        self.input(match item {
+            Item::Subscribed(stream) => Input::Subscribed { generation, stream: name(stream) },
+            Item::Unsubscribed(stream) => Input::Unsubscribed { generation, stream: name(stream) },
+            Item::Message(stream, bytes) => {
+                Input::Received { generation, channel: Channel::Stream(name(stream)), bytes }
+            }
+        });
+    }
+
+    fn tell(&mut self, worker: u16, message: ToRelay) {
+        self.input(Input::FromShard { worker: WorkerId(worker), message });
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        self.relay.handle(self.now, input, &mut actions);
+        for action in actions {
+            self.check(action);
+        }
+    }
+
+    fn check(&mut self, action: Action) {
+        match action {
+            Action::ToShard { worker, message } => self.check_message(worker, message),
+            Action::Subscribe { stream } => self.check_request(index(&stream), true),
+            Action::Unsubscribe { stream } => self.check_request(index(&stream), false),
+            Action::ReadHead { read, stream } => {
+                let stream = index(&stream);
+                let link = self.link.as_ref().expect("heads are read while the link is up");
+                assert!(link.confirmed.contains(&stream), "a head is read after the confirmation");
+                self.reads.push_back((read, stream, None));
+            }
+            Action::Receipt { mid, recipients } => {
+                assert!(self.expected.remove(&mid), "a receipt is given once");
+                let handed = self.handed.get(&mid).copied().unwrap_or(0);
+                assert!(recipients <= handed, "nobody is counted who got nothing");
+            }
+            Action::Unexpected { mid } => assert!(self.expected.remove(&mid)),
+            Action::Reach(_) => {}
+        }
+    }
+
+    fn check_request(&mut self, stream: usize, subscribe: bool) {
+        let link = self.link.as_mut().expect("requests are made while the link is up");
+        let in_flight = link.requests.iter().any(|(asked, _)| *asked == stream)
+            || link.pipe.iter().any(|item| match item {
+                Item::Subscribed(asked) | Item::Unsubscribed(asked) => *asked == stream,
+                Item::Message(..) => false,
+            });
+        let asked_at = link.asked_at.insert(stream, self.now).unwrap_or_default();
+        let overdue = self.now.saturating_since(asked_at) >= SUBSCRIBE_TIMEOUT;
+        if in_flight && subscribe && overdue {
+            link.repeated.insert(stream);
+        }
+        let alone = !in_flight || link.repeated.contains(&stream);
+        assert!(alone, "one request is in flight for one stream");
+        link.requests.push_back((stream, subscribe));
+    }
+
+    fn check_message(&mut self, worker: WorkerId, message: ToShard) {
+        let Worker { wanted, queue } = &mut self.workers[usize::from(worker.0)];
+        match message {
+            ToShard::Joined { request, position, recovered } => {
+                let mut members = wanted.values_mut();
+                let members = members.find(|members| members.pending.contains_key(&request));
+                let members = members.expect("only joins that wait are answered");
+                let since = members.pending.remove(&request).expect("it was found there");
+                let position = position.expect("there are positions");
+                assert!(members.at.is_none_or(|at| at == position), "members are in one place");
+                let here = Since {
+                    epoch: position.epoch.0,
+                    offset: position.offset,
+                    check: position.check(),
+                };
+                assert_eq!(recovered, since == Some(here));
+                members.at = Some(position);
+            }
+            ToShard::JoinFailed { request } => {
+                let mut members = wanted.values_mut();
+                let members = members.find(|members| members.pending.contains_key(&request));
+                let members = members.expect("only joins that wait are answered");
+                members.pending.remove(&request);
+                members.blind = true;
+            }
+            ToShard::Publication(publication) => {
+                let stream = index(&publication.stream);
+                let members = wanted.get_mut(&stream).expect("only the interested get any");
+                assert!(!members.blind, "a resync comes first");
+                let at = members.at.expect("an answer comes first");
+                if let Some(position) = publication.position {
+                    let before = self.streams[stream].before[&position];
+                    assert_eq!(before, at, "nothing is left out without a word");
+                    members.at = Some(position);
+                }
+                let published = publication.published.expect("it came by a stream");
+                queue.push_back((publication.dispatch, Mid(published.0 << 32)));
+                assert!(queue.len() <= 3, "what is in flight is bounded");
+            }
+            ToShard::Resync { stream, position, .. } => {
+                let members = wanted.get_mut(&index(&stream)).expect("only the interested");
+                members.at = Some(position.expect("there are positions"));
+                members.blind = false;
+            }
+        }
+    }
+}
+
+fn name(stream: usize) -> StreamName {
+    StreamName::room(NAMES[stream]).expect("the names are valid")
+}
+
+fn index(name: &StreamName) -> usize {
+    NAMES.iter().position(|known| *known == name.as_str()).expect("there are no others")
+}

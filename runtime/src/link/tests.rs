@@ -1,0 +1,103 @@
+//! The relay thread on a broker that hears nothing, in simulated time.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use realtime_core::id::Epoch;
+
+use super::*;
+use crate::broker::{
+    Broker, BrokerFuture, MemoryBroker, Publish, PublishError, Published, Retention, Subscription,
+};
+
+/// An embedded broker whose probes get lost while it is deaf.
+#[derive(Debug)]
+struct Deaf {
+    inner: MemoryBroker,
+    deaf: AtomicBool,
+    subscriptions: AtomicU32,
+}
+
+impl Broker for Deaf {
+    fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>> {
+        self.inner.publish(request)
+    }
+
+    fn read_head(
+        &self,
+        stream: StreamName,
+        epoch: Epoch,
+    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
+        self.inner.read_head(stream, epoch)
+    }
+
+    fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        self.inner.subscribe()
+    }
+
+    fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {
+        if self.deaf.load(Ordering::Relaxed) {
+            return Box::pin(async { Ok(ProbesSent(1)) });
+        }
+        self.inner.probe(token)
+    }
+}
+
+fn retention() -> Retention {
+    Retention {
+        user_entries_max: 16,
+        room_entries_max: 16,
+        bytes_max: 1 << 16,
+        history_ttl: Duration::from_secs(600),
+        position_ttl: Duration::from_secs(600),
+        latest_ttl: Duration::from_secs(600),
+        idempotency_ttl: Duration::from_secs(600),
+    }
+}
+
+fn limits() -> RelayLimits {
+    RelayLimits {
+        workers: 0,
+        positions: true,
+        in_flight_max: 16,
+        in_flight_bytes_max: 1 << 16,
+        linger: Duration::from_secs(30),
+        held_bytes_max: 1 << 16,
+        expected_max: 16,
+        head_reads_max: 3,
+        subscribe_timeout: Duration::from_secs(5),
+        ingress_bytes_max: 1 << 16,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_no_probe_comes_back_is_replaced_until_one_does() {
+    let clock = Clock::new();
+    let broker = Arc::new(Deaf {
+        inner: MemoryBroker::new(retention(), 1 << 20, clock),
+        deaf: AtomicBool::new(false),
+        subscriptions: AtomicU32::new(0),
+    });
+    let (_commands, receiver) = mpsc::channel(1);
+    let (sender, mut health) = watch::channel(LinkHealth::default());
+    tokio::spawn(run(broker.clone(), limits(), 7, clock, receiver, vec![], sender));
+    health.wait_for(|health| health.reachable).await.unwrap();
+    sleep_until(clock.tokio(clock.now() + Duration::from_secs(60))).await;
+    assert_eq!(broker.subscriptions.load(Ordering::Relaxed), 1);
+    assert!(health.borrow().reachable);
+
+    broker.deaf.store(true, Ordering::Relaxed);
+    let deaf = clock.now();
+    let away = health.wait_for(|health| !health.reachable).await.unwrap().away_since.unwrap();
+    // The next probe is at most 5 s away and is given 2 s.
+    assert!(away.saturating_since(deaf) <= Duration::from_secs(7));
+    health.wait_for(|health| health.reconnects >= 3).await.unwrap();
+    assert!(!health.borrow().reachable);
+
+    broker.deaf.store(false, Ordering::Relaxed);
+    let back = health.wait_for(|health| health.reachable).await.unwrap().clone();
+    assert_eq!((back.away_since, back.ever_reachable), (None, true));
+}

@@ -1,0 +1,251 @@
+//! What both brokers promise, asked of both.
+
+use bytes::Bytes;
+use realtime_core::{
+    entry::{Body, Place},
+    id::{BootId, Epoch, Mid, Position},
+    time::UnixMillis,
+};
+use realtime_runtime::broker::{
+    Class, Item, ProbesSent, Publish, Published, Retention, SharedBroker, Subscription,
+};
+
+use crate::{common::*, redis_server::DEADLINE};
+
+#[tokio::test]
+async fn publications_are_numbered_and_each_names_the_one_before() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["event:1"]).await;
+        for offset in 1..=30 {
+            let mid = 1_000 + offset;
+            let published = broker.publish(publish("event:1", mid)).await.unwrap();
+            let expected = Published {
+                position: Some(position(offset, mid)),
+                duplicate: false,
+                subscribers: 1,
+            };
+            assert_eq!(published, expected);
+            let prev = if offset == 1 { Mid(0) } else { Mid(mid - 1) };
+            assert_eq!(durable(&mut subscription, "event:1").await, (position(offset, mid), prev));
+        }
+        let other = broker.publish(publish("event:2", 9)).await.unwrap();
+        assert_eq!((other.position, other.subscribers), (Some(position(1, 9)), 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_published_arrives_byte_for_byte() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["event:1"]).await;
+        let sent = Body {
+            kind: "vip:näher".into(),
+            payload: Bytes::from_static(b"{\"a\\r\\n\":1.50,\"\xC3\xA4\":[]}"),
+            exclude_user: Some("user with spaces".into()),
+            key: "event:1".into(),
+            ack: true,
+            origin: BootId(u64::MAX),
+            published: UnixMillis(1),
+        };
+        let request = Publish { body: sent.encode(), ..publish("event:1", 1) };
+        broker.publish(request).await.unwrap();
+        assert_eq!(entry(&mut subscription, "event:1").await.body, sent);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_publishes_once_in_its_stream() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["user:1"]).await;
+        let first = broker.publish(keyed("user:1", 1, "order {7}")).await.unwrap();
+        assert!(!first.duplicate);
+        broker.publish(publish("user:1", 2)).await.unwrap();
+        let again = broker.publish(keyed("user:1", 3, "order {7}")).await.unwrap();
+        assert_eq!((again.position, again.duplicate), (Some(position(1, 1)), true));
+        let elsewhere = broker.publish(keyed("user:2", 4, "order {7}")).await.unwrap();
+        assert!(!elsewhere.duplicate);
+        broker.publish(publish("user:1", 5)).await.unwrap();
+        for (offset, mid) in [(1, 1), (2, 2), (3, 5)] {
+            assert_eq!(durable(&mut subscription, "user:1").await.0, position(offset, mid));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_call_again_is_recognised_and_is_no_duplicate() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["user:1"]).await;
+        for request in [publish("user:1", 1), keyed("user:1", 2, "key"), latest("user:1", 3, "f")] {
+            let first = broker.publish(request.clone()).await.unwrap();
+            if matches!(request.class, Class::Durable) {
+                let again = broker.publish(request).await.unwrap();
+                assert_eq!((again.position, again.duplicate), (first.position, false));
+            }
+        }
+        assert_eq!(durable(&mut subscription, "user:1").await.0, position(1, 1));
+        assert_eq!(durable(&mut subscription, "user:1").await.0, position(2, 2));
+        assert!(matches!(entry(&mut subscription, "user:1").await.place, Place::Latest { .. }));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_subscribers_see_the_same_order_whoever_publishes() {
+    on_both(retention(), async |broker| {
+        let mut subscriptions =
+            [subscribe(&broker, &["all"]).await, subscribe(&broker, &["all"]).await];
+        let publishers = (0..8).map(|publisher| {
+            let broker = broker.clone();
+            tokio::spawn(async move {
+                for number in 1..=25 {
+                    broker.publish(publish("all", publisher * 100 + number)).await.unwrap();
+                }
+            })
+        });
+        for publisher in publishers.collect::<Vec<_>>() {
+            publisher.await.unwrap();
+        }
+        let mut orders = Vec::new();
+        for subscription in &mut subscriptions {
+            let mut last = Mid(0);
+            let mut order = Vec::new();
+            for offset in 1..=200 {
+                let (position, prev) = durable(subscription, "all").await;
+                assert_eq!((position.offset, prev), (offset, last));
+                last = position.mid;
+                order.push(position.mid);
+            }
+            orders.push(order);
+        }
+        assert_eq!(orders[0], orders[1]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn confirmations_stand_in_order_among_the_publications() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["event:1", "event:2"]).await;
+        let count = |broker: SharedBroker, mid| async move {
+            broker.publish(publish("event:1", mid)).await.unwrap().subscribers
+        };
+        assert_eq!(count(broker.clone(), 1).await, 1);
+        subscription.requests.request(vec![], vec![stream("event:1")]).await.unwrap();
+        assert_eq!(durable(&mut subscription, "event:1").await.0, position(1, 1));
+        assert_eq!(next(&mut subscription).await, Item::Unsubscribed(stream("event:1")));
+        assert_eq!(count(broker.clone(), 2).await, 0);
+        subscription.requests.request(vec![stream("event:1")], vec![]).await.unwrap();
+        assert_eq!(next(&mut subscription).await, Item::Subscribed(stream("event:1")));
+        assert_eq!(count(broker.clone(), 3).await, 1);
+        assert_eq!(durable(&mut subscription, "event:1").await, (position(3, 3), Mid(2)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_subscriptions_at_once_are_all_confirmed() {
+    on_both(retention(), async |broker| {
+        let mut subscription = broker.subscribe().await.unwrap();
+        let streams: Vec<_> = (0..3_000).map(|i| stream(&format!("user:{i}"))).collect();
+        let Subscription { requests, items, .. } = &mut subscription;
+        let asking = async { requests.request(streams.clone(), vec![]).await.unwrap() };
+        let hearing = async {
+            for expected in &streams {
+                assert_eq!(items.next().await, Ok(Item::Subscribed(expected.clone())));
+            }
+        };
+        tokio::time::timeout(DEADLINE, async { tokio::join!(asking, hearing) }).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn latest_values_take_no_number_and_their_versions_grow() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["user:1"]).await;
+        broker.publish(publish("user:1", 1)).await.unwrap();
+        let mut last = 0;
+        durable(&mut subscription, "user:1").await;
+        for mid in 2..=4 {
+            let published = broker.publish(latest("user:1", mid, "queue 9")).await.unwrap();
+            assert_eq!((published.position, published.subscribers), (None, 1));
+            let place = entry(&mut subscription, "user:1").await.place;
+            let Place::Latest { epoch, at, version, mid: found } = place else {
+                panic!("not latest: {place:?}");
+            };
+            assert_eq!((epoch, at, found), (EPOCH, 1, Mid(mid)));
+            assert!(version > last, "{version} after {last}");
+            last = version;
+        }
+        let next = broker.publish(publish("user:1", 5)).await.unwrap();
+        assert_eq!(next.position, Some(position(2, 5)));
+        let keyed = Publish { idempotency_key: Some("k".into()), ..latest("user:1", 6, "queue 9") };
+        assert!(!broker.publish(keyed.clone()).await.unwrap().duplicate);
+        let again = broker.publish(Publish { mid: Mid(7), ..keyed }).await.unwrap();
+        assert_eq!((again.position, again.duplicate), (None, true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn any_valid_name_is_a_stream_of_its_own() {
+    let names = ["all", "user:all", "{all}", "a{b}c", "a%7Bb%7Dc", "}", "%", "käse 🎫", "x:meta"];
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &names).await;
+        for (mid, name) in (1..).zip(names) {
+            let published = broker.publish(publish(name, mid)).await.unwrap();
+            assert_eq!(published.position, Some(position(1, mid)), "{name}");
+            assert_eq!(durable(&mut subscription, name).await.0, position(1, mid), "{name}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_is_made_once_and_then_follows_the_publications() {
+    on_both(retention(), async |broker| {
+        let head = |epoch| broker.read_head(stream("event:1"), Epoch(epoch));
+        let start = Position { epoch: Epoch(5), ..Position::default() };
+        assert_eq!(head(5).await, Ok(start));
+        assert_eq!(head(6).await, Ok(start));
+        let first = broker.publish(publish("event:1", 1)).await.unwrap().position.unwrap();
+        assert_eq!(first, Position { epoch: Epoch(5), offset: 1, mid: Mid(1) });
+        assert_eq!(head(7).await, Ok(first));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_history_nothing_is_numbered_but_keys_are_honoured() {
+    let retention = Retention { user_entries_max: 0, ..retention() };
+    on_both(retention, async |broker| {
+        let mut subscription = subscribe(&broker, &["event:1"]).await;
+        for request in [publish("event:1", 1), latest("event:1", 2, "f"), keyed("event:1", 3, "k")]
+        {
+            let published = broker.publish(request.clone()).await.unwrap();
+            let expected = Published { position: None, duplicate: false, subscribers: 1 };
+            assert_eq!(published, expected);
+            let place = Place::Latest { epoch: Epoch(0), at: 0, version: 0, mid: request.mid };
+            let entry = entry(&mut subscription, "event:1").await;
+            assert_eq!((entry.place, entry.body.encode()), (place, request.body));
+        }
+        assert!(broker.publish(keyed("event:1", 4, "k")).await.unwrap().duplicate);
+        assert_eq!(broker.read_head(stream("event:1"), EPOCH).await, Ok(Position::default()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_probe_comes_back() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["all"]).await;
+        let ProbesSent(count) = broker.probe(u64::MAX).await.unwrap();
+        assert!(count > 0);
+        for _ in 0..count {
+            assert_eq!(next(&mut subscription).await, Item::Probe(u64::MAX));
+        }
+    })
+    .await;
+}
