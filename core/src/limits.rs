@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 /// What a [`Shard`](crate::shard::Shard) allows. Where a limit is one of the instance and not of a
-/// connection, the runtime gives each shard its share.
+/// connection, the runtime gives each shard its share, or says where the others stand.
 #[derive(Clone, Debug)]
 pub struct ShardLimits {
-    /// Connections of this shard, those in their handshake included.
+    /// Connections of the instance, those in their handshake included.
     pub connections_max: u32,
-    /// Open connections of one user on this shard.
+    /// Connections of one user on the instance.
     pub connections_per_user_max: u32,
     /// Handshakes a second; 0 is no limit.
     pub accepts_per_second_max: u32,

@@ -268,8 +268,8 @@ fn key_set(json: &str) -> Result<BTreeMap<String, PinnedKey>, String> {
         serde_json::from_str(json).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
     let mut keys = BTreeMap::new();
     for key in &set.keys {
-        if matches!(&key.common.public_key_use, Some(usage) if *usage != jwk::PublicKeyUse::Signature)
-        {
+        let usage = key.common.public_key_use.as_ref();
+        if usage.is_some_and(|usage| *usage != jwk::PublicKeyUse::Signature) {
             continue;
         }
         let id = key.common.key_id.clone().ok_or("a key has no kid")?;
@@ -366,8 +366,8 @@ const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
 /// 2048 bits: signatures of smaller RSA keys are refused.
 const RSA_MODULUS_BYTES_MIN: usize = 256;
 
-const ACCEPTED_KEYS: &str = "accepted are RSA keys of 2048 bits or more, EC keys on P-256 (in a set \
-                             also P-384) and Ed25519 keys";
+const ACCEPTED_KEYS: &str = "accepted are RSA keys of 2048 bits or more, EC keys on P-256 (in a \
+                             set also P-384) and Ed25519 keys";
 
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,8 @@ pub struct Config {
     pub memory_broker_bytes_max: usize,
     /// `HISTORY_*`, `POSITION_TTL`, `LATEST_TTL`, `IDEMPOTENCY_TTL`
     pub retention: Retention,
-    /// `DELIVERY_LATEST`: event types, beside `booking:queue_position`, whose newest value only matters.
+    /// `DELIVERY_LATEST`: event types, beside `booking:queue_position`, of which only the newest
+    /// value matters.
     pub latest_types: Vec<String>,
     /// `INGRESS_ENABLED`
     pub ingress: bool,

@@ -26,9 +26,9 @@ use crate::{
 
 pub(crate) use connection::{serve_handoffs, serve_metrics};
 
-/// The bytes of a complete HTTP/1.1 answer with the body `{"error":{"code","message"}}`, after which
-/// the connection is closed. 401, 405 and 426 get the headers that HTTP asks of them; `headers` are
-/// further ones, such as `Retry-After`, and must be valid header lines.
+/// The bytes of a complete HTTP/1.1 answer with the body `{"error":{"code","message"}}`, after
+/// which the connection is closed. 401, 405 and 426 get the headers that HTTP asks of them;
+/// `headers` are further ones, such as `Retry-After`, and must be valid header lines.
 ///
 /// `code` is for programs and in capitals (`UNAUTHORIZED`), `message` for people.
 pub fn error_response(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! The log: one line an occurrence, to standard error.
 //!
 //! Levels: what happens to a frame is TRACE, to a connection DEBUG, to the instance INFO; WARN is
-//! worth waking someone, ERROR means that the instance ends. Names of users and rooms appear at DEBUG
-//! and below only.
+//! worth waking someone, ERROR means that the instance ends. Names of users and rooms appear at
+//! DEBUG and below only.
 
 use std::io;
 

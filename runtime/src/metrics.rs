@@ -1,5 +1,5 @@
-//! What is counted. Shards and the relay count for themselves and are asked at scrape time; what the
-//! service thread counts is here.
+//! What is counted. Shards and the relay count for themselves and are asked at scrape time; what
+//! the service thread counts is here.
 
 mod exposition;
 mod overview;

@@ -28,7 +28,7 @@ use crate::{
     link::{self, LinkCommand, LinkHealth},
     net::{Listener, Net},
     service::{self, Handoff, Phase, Service},
-    worker::{self, Setup, WorkerCommand},
+    worker::{self, Census, Setup, WorkerCommand},
 };
 
 /// Where the parts of an instance run.
@@ -163,6 +163,7 @@ impl Instance {
         drop(timeout(BROKER_WAIT, healths.wait_for(|health| health.reachable)).await);
         let common = Common {
             config: config.clone(),
+            census: Arc::default(),
             clock,
             boot,
             verifier,
@@ -323,6 +324,7 @@ impl Instance {
 /// What the workers of an instance have in common.
 struct Common<S> {
     config: Arc<Config>,
+    census: Arc<Census>,
     clock: Clock,
     boot: BootId,
     verifier: Arc<Verifier>,
@@ -345,6 +347,7 @@ impl<S> Common<S> {
             workers,
             config: self.config.clone(),
             clock: self.clock,
+            census: self.census.clone(),
             boot: self.boot,
             seed: entropy::random(),
             verifier: self.verifier.clone(),

@@ -3,6 +3,7 @@
 //! across an await.
 
 mod arrival;
+mod census;
 mod latency;
 mod machine;
 mod slots;
@@ -23,6 +24,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use self::census::Census;
 use self::{latency::Latency, machine::Machine};
 use crate::{
     auth::Verifier,
@@ -48,6 +50,8 @@ pub struct Setup<S> {
     pub boot: BootId,
     /// For jitter; differs between workers.
     pub seed: u64,
+    /// What all workers count together.
+    pub census: Arc<Census>,
     /// Verifies tokens.
     pub verifier: Arc<Verifier>,
     /// To the relay thread.
@@ -79,6 +83,7 @@ pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>
         workers: setup.workers,
         config: setup.config,
         clock: setup.clock,
+        census: setup.census,
         verifier: setup.verifier,
         link: setup.link,
         handoff: setup.handoff,
@@ -117,13 +122,13 @@ async fn hear_commands<S: Stream>(
     }
 }
 
-/// What a shard allows: its share of what the instance allows. The kernel spreads connections over
-/// workers by hash, not evenly, and a user's over several; hence the per-user limit is not divided.
+/// What a shard allows. It is told how many connections there are elsewhere; of what comes with a
+/// rate it gets its share.
 fn shard_limits(config: &Config, workers: NonZeroU16) -> ShardLimits {
     let ws = &config.ws;
     let share = |limit: u32| limit.div_ceil(u32::from(workers.get()));
     ShardLimits {
-        connections_max: share(ws.connections_max),
+        connections_max: ws.connections_max,
         connections_per_user_max: ws.connections_per_user_max,
         accepts_per_second_max: share(ws.accept_rate),
         rooms_per_connection_max: ws.rooms_max,

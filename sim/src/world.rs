@@ -329,7 +329,11 @@ impl<'a> World<'a> {
                 let user = self.plan.clients[client].user.as_deref().expect("it has a token");
                 let outcome =
                     Ok(Identity { user: user.into(), rooms: Arc::from([]), expires: None });
-                self.shard(instance, worker, shard::Input::Verified { conn, outcome })
+                self.shard(
+                    instance,
+                    worker,
+                    shard::Input::Verified { conn, outcome, user_connections: 0 },
+                )
             }
             shard::Action::Accept { conn, greeting: frame }
             | shard::Action::Send { conn, frame } => {

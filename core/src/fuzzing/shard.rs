@@ -86,6 +86,7 @@ fn arrive(world: &mut World, source: &mut Source<'_>) {
         token: flags & 4 == 0,
         since: (flags & 8 != 0).then_some(&*since),
         since_all: (flags & 16 != 0).then_some(&*since),
+        instance_connections: u32::from(flags >> 5),
     };
     world.arrive(conn, request);
 }
@@ -202,7 +203,11 @@ fn rarely(world: &mut World, source: &mut Source<'_>) {
             let stale = world.stale(source.below(SLOTS));
             world.feed(Input::Received { conn: stale, text: r#"{"type":"system:ping"}"# });
             world.feed(Input::Congested { conn: stale });
-            world.feed(Input::Verified { conn: stale, outcome: Err(VerifyError("late")) });
+            world.feed(Input::Verified {
+                conn: stale,
+                outcome: Err(VerifyError("late")),
+                user_connections: 0,
+            });
         }
         _ => {
             let request = crate::id::RequestId(u64::MAX - u64::from(source.next()));

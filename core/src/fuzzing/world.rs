@@ -178,7 +178,7 @@ impl World {
         let peer = self.peer(conn);
         peer.stage = Stage::Arrived;
         peer.client.user = outcome.as_ref().ok().map(|identity| Arc::clone(&identity.user));
-        self.feed(Input::Verified { conn, outcome });
+        self.feed(Input::Verified { conn, outcome, user_connections: 0 });
     }
 
     pub(super) fn refreshed(&mut self, conn: ConnectionId, outcome: Result<Identity, VerifyError>) {

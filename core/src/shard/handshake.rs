@@ -64,7 +64,7 @@ impl Shard {
         if !self.accepts.take(self.now, per_second, per_second) {
             return Err(Refusal::TooFast { retry_after_s: self.retry_after_s(RETRY_S_MAX) });
         }
-        if self.occupied >= self.limits.connections_max {
+        if self.occupied.max(request.instance_connections) >= self.limits.connections_max {
             return Err(Refusal::Full { retry_after_s: self.retry_after_s(RETRY_S_MAX) });
         }
         let allowed = |origin: &str| {
@@ -84,6 +84,7 @@ impl Shard {
         &mut self,
         slot: u32,
         outcome: Result<Identity, VerifyError>,
+        user_connections: u32,
         actions: &mut Actions,
     ) {
         let Ok(identity) = outcome else {
@@ -101,7 +102,9 @@ impl Shard {
             let user = self.streams.stream(user);
             user.members().len() + user.parked as usize
         });
-        if connections >= self.limits.connections_per_user_max as usize {
+        if connections.max(user_connections as usize)
+            >= self.limits.connections_per_user_max as usize
+        {
             return self.refuse(slot, Refusal::TooManyConnections, actions);
         }
         let conn = &mut self.connections[slot as usize];

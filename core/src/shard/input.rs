@@ -26,6 +26,9 @@ pub enum Input<'a> {
         conn: ConnectionId,
         /// Who it is.
         outcome: Result<Identity, VerifyError>,
+        /// Connections of that user on all shards of the instance, without this one, as far as the
+        /// runtime knows; the shard knows its own.
+        user_connections: u32,
     },
     /// A whole text message came.
     Received {
@@ -107,6 +110,9 @@ pub struct Handshake<'a> {
     pub since: Option<&'a str>,
     /// The `since_all` parameter.
     pub since_all: Option<&'a str>,
+    /// Connections on all shards of the instance, without this one, as far as the runtime knows;
+    /// the shard knows its own.
+    pub instance_connections: u32,
 }
 
 /// Whom a verified token names.

@@ -113,9 +113,9 @@ impl Shard {
         self.now = self.now.max(now);
         match input {
             Input::Arrived { conn, request } => self.arrived(conn, request, actions),
-            Input::Verified { conn, outcome } => {
+            Input::Verified { conn, outcome, user_connections } => {
                 if let Some(slot) = self.slot_in(conn, Phase::Verifying) {
-                    self.verified(slot, outcome, actions);
+                    self.verified(slot, outcome, user_connections, actions);
                 }
             }
             Input::Received { conn, text } => {

@@ -96,7 +96,7 @@ impl Config {
     /// Reads the variables that `lookup` knows. Files that are named are read, to check them.
     ///
     /// # Errors
-    /// A value can't be parsed or is out of range, a file is unusable, or the combination is unsafe.
+    /// A value can't be parsed or is out of range, a file is unusable, or a combination is unsafe.
     pub fn from_env(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         parse(&Reader { lookup }, &System::detect())
     }
@@ -412,7 +412,7 @@ fn retention(env: &Reader<'_>) -> Result<Retention, ConfigError> {
 
 fn log_level(env: &Reader<'_>) -> Result<String, ConfigError> {
     let text = env.text("LOG_LEVEL").unwrap_or_default().to_ascii_lowercase();
-    // A lone word that is no level would be read as the name of a module, and switch everything off.
+    // A lone word that is no level would be read as a module's name, and switch all else off.
     let known = ["off", "error", "warn", "info", "debug", "trace"].contains(&text.as_str());
     let filter = text.contains('=') && EnvFilter::builder().parse(&text).is_ok();
     if known || filter {

@@ -28,7 +28,7 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     /// A user whose connections skip it.
     pub(super) exclude_user: Option<Arc<str>>,
-    /// For a message of which only the newest matters: what it is the newest one of, beside its type.
+    /// For a message of which only the newest matters: what it is the newest of, beside its type.
     pub(super) latest: Option<Arc<str>>,
     /// Whether an acknowledgement is asked for.
     pub(super) ack: bool,

@@ -53,8 +53,8 @@ impl Workers {
         Self { queues, known: Mutex::new(Known { snapshots, ..Known::default() }) }
     }
 
-    /// Asks every worker for a snapshot, with the members of its rooms if `rooms`. One that does not
-    /// answer within 250 ms counts with what it said last.
+    /// Asks every worker for a snapshot, with the members of its rooms if `rooms`. One that does
+    /// not answer within 250 ms counts with what it said last.
     pub async fn collect(&self, rooms: bool) -> Overview {
         let mut known = self.known.lock().await;
         let asked: Vec<_> = self.queues.iter().map(|queue| ask(queue, rooms)).collect();

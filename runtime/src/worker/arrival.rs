@@ -101,6 +101,7 @@ async fn read<S: Stream>(machine: Rc<Machine<S>>, mut stream: S, permit: Permit)
         token: upgrade.token.is_some(),
         since: upgrade.since.as_deref(),
         since_all: upgrade.since_all.as_deref(),
+        instance_connections: machine.census.arrived(),
     };
     let waiting = Waiting {
         stream,

@@ -14,7 +14,7 @@ use realtime_core::{
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    Latency, Snapshot, arrival,
+    Census, Latency, Snapshot, arrival,
     slots::{Slots, Waiting},
 };
 use crate::{
@@ -36,6 +36,7 @@ pub(super) struct Parts<S> {
     pub(super) workers: NonZeroU16,
     pub(super) config: Arc<Config>,
     pub(super) clock: Clock,
+    pub(super) census: Arc<Census>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) link: mpsc::Sender<LinkCommand>,
     pub(super) handoff: mpsc::Sender<Handoff<S>>,
@@ -47,6 +48,7 @@ pub(super) struct Machine<S> {
     pub(super) config: Arc<Config>,
     pub(super) handoff: mpsc::Sender<Handoff<S>>,
     pub(super) arrivals: arrival::Counts,
+    pub(super) census: Arc<Census>,
     id: WorkerId,
     clock: Clock,
     verifier: Arc<Verifier>,
@@ -98,6 +100,7 @@ impl<S: Stream> Machine<S> {
             config: parts.config,
             handoff: parts.handoff,
             arrivals: arrival::Counts::default(),
+            census: parts.census,
             id: parts.id,
             clock: parts.clock,
             verifier: parts.verifier,
@@ -122,7 +125,7 @@ impl<S: Stream> Machine<S> {
         }
     }
 
-    /// A complete upgrade request.
+    /// A complete upgrade request. The census knows of it.
     pub(super) fn arrived(self: &Rc<Self>, waiting: Waiting<S>, request: Handshake<'_>) {
         let conn = self.state.borrow_mut().slots.insert(waiting);
         self.input(Input::Arrived { conn, request });
@@ -163,13 +166,22 @@ impl<S: Stream> Machine<S> {
                 let Some(waiting) = state.slots.waiting(conn) else { return };
                 let token = waiting.token.as_deref().unwrap_or_default();
                 let outcome = self.verifier.verify(token, self.clock);
-                if let Err(error) = &outcome {
-                    tracing::debug!(reason = error.0, "token refused");
-                }
-                state.follow_ups.push_back(Input::Verified { conn, outcome });
+                let user_connections = match &outcome {
+                    Ok(identity) => {
+                        let (user, connections) = self.census.verified(&identity.user);
+                        state.slots.set_user(conn, user);
+                        connections
+                    }
+                    Err(error) => {
+                        tracing::debug!(reason = error.0, "token refused");
+                        0
+                    }
+                };
+                state.follow_ups.push_back(Input::Verified { conn, outcome, user_connections });
             }
             Action::Refuse { conn, refusal } => {
-                let Some(waiting) = state.slots.refuse(conn) else { return };
+                let Some((waiting, user)) = state.slots.refuse(conn) else { return };
+                self.census.left(user);
                 arrival::refuse(self, waiting.stream, refusal);
             }
             Action::Accept { conn, greeting } => self.accept(state, conn, greeting.of(bytes)),
@@ -427,7 +439,9 @@ impl<S: Stream> Owner for Session<S> {
             Event::Misbehaved(code) => self.machine.input(Input::Misbehaved { conn, code }),
             Event::Relieved => self.machine.input(Input::Relieved { conn }),
             Event::Gone => {
-                self.machine.state.borrow_mut().slots.remove(conn);
+                if let Some(user) = self.machine.state.borrow_mut().slots.remove(conn) {
+                    self.machine.census.left(user);
+                }
                 self.machine.input(Input::Closed { conn });
             }
         }

@@ -1,9 +1,10 @@
 //! The connections of a worker by slot.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, mem, rc::Rc};
 
 use realtime_core::id::ConnectionId;
 
+use super::census::UserKey;
 use crate::socket::Socket;
 
 /// Connections by id. Slots are used again, under another generation.
@@ -16,6 +17,8 @@ pub(super) struct Slots<S> {
 #[derive(Debug)]
 struct Slot<S> {
     generation: u32,
+    /// Whom the census counts the connection for.
+    user: Option<UserKey>,
     content: Content<S>,
 }
 
@@ -47,13 +50,20 @@ impl<S> Slots<S> {
     /// Takes a free slot.
     pub(super) fn insert(&mut self, waiting: Waiting<S>) -> ConnectionId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, content: Content::Free });
+            self.slots.push(Slot { generation: 0, user: None, content: Content::Free });
             u32::try_from(self.slots.len() - 1).expect("the file limit is far below")
         });
         let taken = &mut self.slots[slot as usize];
         taken.generation = taken.generation.wrapping_add(1);
         taken.content = Content::Waiting(Box::new(waiting));
         ConnectionId { slot, generation: taken.generation }
+    }
+
+    /// Notes whose connection it is.
+    pub(super) fn set_user(&mut self, conn: ConnectionId, user: UserKey) {
+        if self.is_current(conn) {
+            self.slots[conn.slot as usize].user = Some(user);
+        }
     }
 
     /// A connection that waits for its answer.
@@ -80,7 +90,7 @@ impl<S> Slots<S> {
     ) -> Option<Rc<RefCell<Socket<S>>>> {
         self.waiting(conn)?;
         let content = &mut self.slots[conn.slot as usize].content;
-        let Content::Waiting(waiting) = std::mem::replace(content, Content::Free) else {
+        let Content::Waiting(waiting) = mem::replace(content, Content::Free) else {
             return None;
         };
         let socket = open(*waiting);
@@ -88,25 +98,24 @@ impl<S> Slots<S> {
         Some(socket)
     }
 
-    /// Takes a waiting connection out, to be refused.
-    pub(super) fn refuse(&mut self, conn: ConnectionId) -> Option<Waiting<S>> {
+    /// Takes a waiting connection out, to be refused. Also whose it was.
+    pub(super) fn refuse(&mut self, conn: ConnectionId) -> Option<(Waiting<S>, Option<UserKey>)> {
         self.waiting(conn)?;
         match self.take(conn) {
-            Content::Waiting(waiting) => Some(*waiting),
-            Content::Open(_) | Content::Free => None,
+            (Content::Waiting(waiting), user) => Some((*waiting, user)),
+            (Content::Open(_) | Content::Free, _) => None,
         }
     }
 
-    /// Frees the slot of a connection that is gone.
-    pub(super) fn remove(&mut self, conn: ConnectionId) {
-        if self.is_current(conn) {
-            self.take(conn);
-        }
+    /// Frees the slot of a connection that is gone. Whose it was; none for a stale id.
+    pub(super) fn remove(&mut self, conn: ConnectionId) -> Option<Option<UserKey>> {
+        self.is_current(conn).then(|| self.take(conn).1)
     }
 
-    fn take(&mut self, conn: ConnectionId) -> Content<S> {
+    fn take(&mut self, conn: ConnectionId) -> (Content<S>, Option<UserKey>) {
         self.free.push(conn.slot);
-        std::mem::replace(&mut self.slots[conn.slot as usize].content, Content::Free)
+        let slot = &mut self.slots[conn.slot as usize];
+        (mem::replace(&mut slot.content, Content::Free), slot.user.take())
     }
 
     fn is_current(&self, conn: ConnectionId) -> bool {

@@ -57,6 +57,7 @@ fn run<F: Future<Output = ()>>(config: impl FnOnce(&mut Config), test: impl FnOn
             verifier: Arc::new(Verifier::new(&settings.keys).unwrap()),
             config: Arc::new(settings),
             clock: Clock::new(),
+            census: Arc::default(),
             boot: BootId(1),
             seed: 1,
             link,
@@ -98,7 +99,9 @@ impl Harness {
     async fn heard(&mut self) -> ToRelay {
         match self.from_shard.recv().await.unwrap() {
             LinkCommand::FromShard(WorkerId(0), message) => message,
-            other => panic!("unexpected {other:?}"),
+            LinkCommand::FromShard(..)
+            | LinkCommand::Expected { .. }
+            | LinkCommand::Published { .. } => panic!("only this worker speaks"),
         }
     }
 
@@ -352,10 +355,10 @@ fn a_client_that_reads_nothing_is_closed_and_delays_nobody() {
             for _ in 0..300 {
                 worker.publish("all", text_frame(&"x".repeat(100))).await;
                 assert_eq!(text(&mut reader).await.len(), 100);
-                match worker.heard().await {
-                    ToRelay::HandedOver { recipients: count, .. } => recipients.push(count),
-                    other => panic!("unexpected {other:?}"),
-                }
+                let ToRelay::HandedOver { recipients: count, .. } = worker.heard().await else {
+                    panic!("nobody moves")
+                };
+                recipients.push(count);
             }
             let both = recipients.iter().filter(|count| **count == 2).count();
             assert!((100..250).contains(&both), "about 24 KB of 31 KB fit: {both}");
@@ -379,12 +382,8 @@ fn what_the_relay_has_no_room_for_is_told_later_in_order() {
         send(&mut client, 0x89, "").await;
         assert_eq!(frame(&mut client).await.0, 0x8A, "all of them have been read");
         for room in 0..9 {
-            match worker.heard().await {
-                ToRelay::Join { stream, .. } => {
-                    assert_eq!(stream.as_str(), format!("event:{room}"));
-                }
-                other => panic!("unexpected {other:?}"),
-            }
+            let ToRelay::Join { stream, .. } = worker.heard().await else { panic!("not a join") };
+            assert_eq!(stream.as_str(), format!("event:{room}"));
         }
     });
 }

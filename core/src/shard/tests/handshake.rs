@@ -1,9 +1,10 @@
 use super::*;
 
-const TOKEN: Handshake<'_> = Handshake { token: true, origin: None, since: None, since_all: None };
+const TOKEN: Handshake<'_> =
+    Handshake { token: true, origin: None, since: None, since_all: None, instance_connections: 0 };
 
 fn verified(bed: &mut Bed, slot: u32, identity: Identity) -> Vec<String> {
-    bed.step(Input::Verified { conn: conn(slot), outcome: Ok(identity) })
+    bed.step(Input::Verified { conn: conn(slot), outcome: Ok(identity), user_connections: 0 })
 }
 
 #[test]
@@ -137,7 +138,7 @@ fn a_bad_token_is_refused() {
     let mut bed = bed();
     bed.arrive(0, TOKEN);
     let outcome = Err(VerifyError("signature"));
-    let bad = Input::Verified { conn: conn(0), outcome };
+    let bad = Input::Verified { conn: conn(0), outcome, user_connections: 0 };
     assert_eq!(bed.step(bad), ["refuse 0 TokenInvalid"]);
     bed.arrive(0, TOKEN);
     let expired = identity("ann", &[], Some(UNIX_S));
@@ -145,6 +146,20 @@ fn a_bad_token_is_refused() {
     bed.arrive(0, TOKEN);
     assert_eq!(verified(&mut bed, 0, identity("", &[], None)), ["refuse 0 TokenInvalid"]);
     assert_eq!(bed.shard.stats().handshaking, 0);
+}
+
+#[test]
+fn connections_of_other_shards_count_towards_the_limits_of_the_instance() {
+    let mut bed = bed();
+    assert_eq!(bed.arrive(0, Handshake { instance_connections: 10, ..TOKEN }), ["refuse 0 Full"]);
+    bed.arrive(0, Handshake { instance_connections: 9, ..TOKEN });
+    let verified = |user_connections| {
+        let outcome = Ok(identity("ann", &[], None));
+        Input::Verified { conn: conn(0), outcome, user_connections }
+    };
+    assert_eq!(bed.step(verified(2)), ["refuse 0 TooManyConnections"]);
+    bed.arrive(0, TOKEN);
+    assert_eq!(bed.step(verified(1)).len(), 2);
 }
 
 #[test]
@@ -235,7 +250,7 @@ fn inputs_of_an_earlier_owner_of_the_slot_are_ignored() {
         Input::Congested { conn: stale },
         Input::Overflowed { conn: stale },
         Input::Closed { conn: stale },
-        Input::Verified { conn: conn(0), outcome: Err(VerifyError("late")) },
+        Input::Verified { conn: conn(0), outcome: Err(VerifyError("late")), user_connections: 0 },
         Input::Closed { conn: conn(9) },
     ] {
         assert_eq!(bed.step(input), [""; 0]);

@@ -32,7 +32,7 @@ fn a_token_that_expires_soon_is_told_at_once() {
     let token = Handshake { token: true, ..Handshake::default() };
     bed.arrive(0, token);
     let outcome = Ok(identity("ann", &[], Some(UNIX_S + 30)));
-    bed.step(Input::Verified { conn: conn(0), outcome });
+    bed.step(Input::Verified { conn: conn(0), outcome, user_connections: 0 });
     bed.joined(0, 0);
     let done = bed.joined(1, 0);
     assert!(done[0].starts_with("accept 0"));

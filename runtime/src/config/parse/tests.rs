@@ -223,8 +223,8 @@ fn an_error_is_one_line_that_names_variable_value_and_what_is_accepted() {
     let error = parsed(&[("WS_PING_INTERVAL", "3\n0")]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "WS_PING_INTERVAL=\"3\\n0\": accepted is a duration such as 500ms, 30s, 2m or 1h, from 10ms \
-         to 3600s"
+        "WS_PING_INTERVAL=\"3\\n0\": accepted is a duration such as 500ms, 30s, 2m or 1h, \
+         from 10ms to 3600s"
     );
     let error = parsed(&[("GRPC_TLS_ENABLED", "true")]).unwrap_err().to_string();
     assert_eq!(error, "GRPC_TLS_CERT is not set: needed with GRPC_TLS_ENABLED=true: a PEM file");
