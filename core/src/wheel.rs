@@ -180,7 +180,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (0..40u32, 0..6_000 * TICK).prop_map(|(index, after)| Step::Schedule(index, after)),
+            4 => (0..40u32, 0..6_000 * TICK).prop_map(|(index, at)| Step::Schedule(index, at)),
             1 => (0..40u32).prop_map(Step::Cancel),
             3 => (0..3_000 * TICK).prop_map(Step::Pass),
         ]

@@ -1,8 +1,8 @@
 //! A WebSocket server that sends back what it gets, text and binary, on the service's own socket
 //! layer; for conformance suites to be pointed at.
 //!
-//! Listens on `127.0.0.1:$PORT` (default 9002), answers on any path, sends nothing unasked. Messages
-//! are limited to `WS_MAX_MESSAGE_SIZE` bytes (default 65536).
+//! Listens on `127.0.0.1:$PORT` (default 9002), answers on any path, sends nothing unasked.
+//! Messages are limited to `WS_MAX_MESSAGE_SIZE` bytes (default 65536).
 
 use std::{
     cell::RefCell,

@@ -139,8 +139,8 @@ impl Outbox {
     }
 }
 
-/// What an entry costs beside its bytes: itself and the allocation behind it. Without it, a flood of
-/// tiny frames would hold many times what the limit says.
+/// What an entry costs beside its bytes: itself and the allocation behind it. Without it, a flood
+/// of tiny frames would hold many times what the limit says.
 const ENTRY_BYTES: usize = 64;
 
 #[cfg(test)]

@@ -97,8 +97,8 @@ enum Phase {
     Closing,
     /// Both close frames have been sent, or ours will be when the outbox is empty.
     Closed,
-    /// What the peer sends can't be understood. It is thrown away until the peer has closed, so that
-    /// our close frame is not lost by a TCP reset.
+    /// What the peer sends can't be understood. It is thrown away until the peer has closed, so
+    /// that our close frame is not lost by a TCP reset.
     Deaf {
         shut: bool,
         left_bytes: u32,

@@ -1,6 +1,6 @@
-//! A worker thread: its sockets, one [`Shard`] that makes the decisions, and the few tasks that bring
-//! the shard its inputs. Everything lives on one thread, so there is no lock, and no borrow is held
-//! across an await.
+//! A worker thread: its sockets, one [`Shard`] that makes the decisions, and the few tasks that
+//! bring the shard its inputs. Everything lives on one thread, so there is no lock, and no borrow
+//! is held across an await.
 
 mod arrival;
 mod census;
@@ -68,7 +68,8 @@ pub struct Setup<S> {
     pub phase: watch::Receiver<Phase>,
 }
 
-/// Serves the connections that `listener` accepts until the instance stops. To be run in a `LocalSet`.
+/// Serves the connections that `listener` accepts until the instance stops. To be run in a
+/// `LocalSet`.
 pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>) {
     let Setup { from_link, commands, mut phase, .. } = setup;
     let machine = Rc::new(Machine::new(machine::Parts {
@@ -154,8 +155,8 @@ fn shard_limits(config: &Config, workers: NonZeroU16) -> ShardLimits {
 /// How long a connection may send too much before it is closed.
 const RATE_GRACE: Duration = Duration::from_secs(10);
 
-/// Joins of one worker that wait for the relay: five seconds (`WS_JOIN_TIMEOUT`) at 2,000 connects a
-/// second with three joins each, and as much again.
+/// Joins of one worker that wait for the relay: five seconds (`WS_JOIN_TIMEOUT`) at 2,000 connects
+/// a second with three joins each, and as much again.
 const PARKED_JOINS_MAX: u32 = 1 << 16;
 
 /// Requests of one connection that wait behind a join of the same room.
@@ -190,7 +191,8 @@ pub struct Snapshot {
     pub rooms: Vec<(StreamName, u32)>,
     /// Bytes in all outboxes.
     pub queued_bytes: u64,
-    /// Publish-to-write times since the last snapshot, by bucket of [`LATENCY_BUCKETS_S`], the last for longer ones.
+    /// Publish-to-write times since the last snapshot, by bucket of [`LATENCY_BUCKETS_S`], the last
+    /// for longer ones.
     pub latency: [u64; LATENCY_BUCKETS_S.len() + 1],
     /// Sum of those times, in seconds.
     pub latency_sum_s: f64,

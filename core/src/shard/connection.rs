@@ -78,8 +78,6 @@ pub(super) struct Extra {
     pub(super) over_since: Option<Instant>,
     /// Its joins that are not answered yet, by stream.
     pub(super) parked: Vec<(u32, RequestId)>,
-    /// Its join of `all`, when that was given up but may still be answered.
-    pub(super) late: Option<RequestId>,
     /// What it asks of rooms with a parked join, in order.
     pub(super) waiting: Vec<Waiting>,
     /// Until it is greeted.
@@ -191,7 +189,6 @@ impl Extra {
         self.grants.is_none()
             && self.over_since.is_none()
             && self.parked.is_empty()
-            && self.late.is_none()
             && self.waiting.is_empty()
             && self.handshake.is_none()
     }

@@ -3,7 +3,7 @@
 use crate::{
     id::{Position, RequestId},
     link::ToRelay,
-    stream::{self, StreamKind, StreamName},
+    stream::{StreamKind, StreamName},
     wire::{
         ErrorCode, Kind,
         decode::{self, Mistake},
@@ -44,19 +44,19 @@ impl Shard {
 
     /// Takes a join out that was answered, was given up, or whose connection goes.
     fn unpark(&mut self, request: RequestId) -> Option<Parked> {
-        let join = self.parked.remove(&request)?;
+        let join = self.parked.remove(&request).or_else(|| self.late.remove(&request))?;
         self.streams.stream_mut(join.stream).parked -= 1;
-        let parked = &mut self.connections[join.slot as usize].extra().parked;
-        parked.retain(|(_, other)| *other != request);
+        let conn = &mut self.connections[join.slot as usize];
+        if let Some(extra) = &mut conn.extra {
+            extra.parked.retain(|(_, other)| *other != request);
+        }
+        conn.trim();
         Some(join)
     }
 
     /// Gives up all joins of a connection that goes.
     pub(super) fn unpark_all(&mut self, slot: u32, actions: &mut Actions) {
         let Some(extra) = &mut self.connections[slot as usize].extra else { return };
-        if let Some(request) = extra.late.take() {
-            self.late.remove(&request);
-        }
         for (stream, request) in std::mem::take(&mut extra.parked) {
             self.unpark(request);
             self.vacate_if_empty(stream, actions);
@@ -71,12 +71,8 @@ impl Shard {
         recovered: bool,
         actions: &mut Actions,
     ) {
-        let stream = match self.parked.get(&request) {
-            Some(join) => Some(join.stream),
-            None if self.late.contains_key(&request) => self.streams.names.find(stream::ALL),
-            None => None,
-        };
-        let Some(stream) = stream else {
+        let join = self.parked.get(&request).or_else(|| self.late.get(&request));
+        let Some(stream) = join.map(|join| join.stream) else {
             actions.push(Action::Reach("an answer to a join that nobody waits for"));
             return;
         };
@@ -98,11 +94,12 @@ impl Shard {
         actions: &mut Actions,
     ) {
         let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
-            return self.joined_late(request, position, actions);
+            actions.push(Action::Reach("an answer to a join that was given up in its turn"));
+            return;
         };
         let name = self.streams.names.name(stream).clone();
         let is_open = self.connections[slot as usize].phase == Phase::Open;
-        if is_open && !self.may_join(slot, name.as_str()) {
+        if is_open && self.is_room(stream) && !self.may_join(slot, name.as_str()) {
             // The token that granted the room was replaced meanwhile.
             self.vacate_if_empty(stream, actions);
             self.error(slot, FORBIDDEN_ROOM, reference.as_ref(), actions);
@@ -110,6 +107,10 @@ impl Shard {
         }
         self.streams.stream_mut(stream).position = position;
         self.seat(slot, stream);
+        if is_open && !self.is_room(stream) {
+            actions.push(Action::Reach("a late answer to an anonymous connection"));
+            return self.resync_one(slot, &name, position, 0, actions);
+        }
         let recovered = self.count_recovered(asked, recovered);
         if !is_open {
             return self.answered(slot, stream, Answer { position, recovered }, actions);
@@ -120,54 +121,32 @@ impl Shard {
         self.run_waiting(slot, &name, actions);
     }
 
-    /// A join that was given up is answered. An anonymous connection has been a member all the
-    /// while, and is told from where on the stream is complete.
-    fn joined_late(
-        &mut self,
-        request: RequestId,
-        position: Option<Position>,
-        actions: &mut Actions,
-    ) {
-        let Some(slot) = self.late.remove(&request) else {
-            actions.push(Action::Reach("an answer to a join that was given up in its turn"));
-            return;
-        };
-        actions.push(Action::Reach("a late answer to an anonymous connection"));
-        let conn = &mut self.connections[slot as usize];
-        conn.extra().late = None;
-        conn.trim();
-        let all = self.all.clone();
-        self.resync_one(slot, &all, position, 0, actions);
-    }
-
-    /// The relay did not answer a join in time.
+    /// The relay did not answer a join in time. An anonymous connection is greeted without it.
     pub(super) fn join_overdue(&mut self, request: RequestId, actions: &mut Actions) {
         actions.push(Action::Reach("a join that was not answered in time"));
-        let slot = self.parked.get(&request).expect("the join is overdue").slot;
-        let conn = &mut self.connections[slot as usize];
-        if conn.phase == Phase::Joining && conn.user == NONE {
-            conn.extra().late = Some(request);
-            self.late.insert(request, slot);
+        let join = &self.parked[&request];
+        let (slot, stream, asked) = (join.slot, join.stream, join.asked);
+        let conn = &self.connections[slot as usize];
+        if conn.phase != Phase::Joining || conn.user != NONE {
+            return self.join_failed(request, actions);
         }
-        self.give_up(request, actions);
+        let join = self.parked.remove(&request).expect("it is overdue");
+        self.late.insert(request, join);
+        let recovered = self.count_recovered(asked, false);
+        self.answered(slot, stream, Answer { position: None, recovered }, actions);
     }
 
-    /// The relay can't answer a join: the broker is away. It sends a resync when it is back.
+    /// The relay can't answer a join: the broker is away. An anonymous connection becomes a member
+    /// nevertheless; it is sent a resync when the broker is back.
     pub(super) fn join_failed(&mut self, request: RequestId, actions: &mut Actions) {
-        if let Some(slot) = self.late.remove(&request) {
-            let conn = &mut self.connections[slot as usize];
-            conn.extra().late = None;
-            return conn.trim();
-        }
-        self.give_up(request, actions);
-    }
-
-    fn give_up(&mut self, request: RequestId, actions: &mut Actions) {
         let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
             actions.push(Action::Reach("a failed join that nobody waits for"));
             return;
         };
         let conn = &self.connections[slot as usize];
+        if conn.phase == Phase::Open && !self.is_room(stream) {
+            return self.seat(slot, stream);
+        }
         if conn.phase == Phase::Joining && conn.user == NONE {
             self.seat(slot, stream);
             let recovered = self.count_recovered(asked, false);

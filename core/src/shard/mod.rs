@@ -57,9 +57,9 @@ pub struct Shard {
     streams: Streams,
     /// In the order of their deadlines, since all have the same time.
     parked: BTreeMap<RequestId, Parked>,
-    /// Joins of `all` that were given up, by the slots of anonymous connections that are seated
-    /// without knowing what they missed. The answer, when it comes, makes their stream complete.
-    late: BTreeMap<RequestId, u32>,
+    /// Joins of `all` whose time is over, of anonymous connections that were greeted without the
+    /// answer. It seats them when it comes.
+    late: BTreeMap<RequestId, Parked>,
     requests: u64,
     wheel: Wheel,
     /// After a stall of the whole worker nobody is called silent before this: what they sent
@@ -167,8 +167,8 @@ impl Shard {
         [connection, join, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Continues the walk of a fan-out: appends at most `at_most` receivers. Appends none when it is
-    /// over; then `Input::Delivered` is due. What is appended is to be sent to before the next
+    /// Continues the walk of a fan-out: appends at most `at_most` receivers. Appends none when it
+    /// is over; then `Input::Delivered` is due. What is appended is to be sent to before the next
     /// input.
     ///
     /// # Panics
@@ -185,7 +185,7 @@ impl Shard {
     /// What it has counted.
     pub fn stats(&self) -> Stats {
         let draining = if self.drain.is_some() { self.open() } else { 0 };
-        let parked_joins = u32::try_from(self.parked.len()).unwrap_or(u32::MAX);
+        let parked_joins = u32::try_from(self.parked.len() + self.late.len()).unwrap_or(u32::MAX);
         Stats { draining, parked_joins, ..self.stats.clone() }
     }
 

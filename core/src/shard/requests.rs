@@ -82,6 +82,7 @@ impl Shard {
         actions: &mut Actions,
     ) -> Result<(), Mistake> {
         if let Some(stream) = self.streams.names.find(name.as_str())
+            && self.is_room(stream)
             && self.connections[slot as usize].awaits(stream)
         {
             let waiting = &mut self.connections[slot as usize].extra().waiting;

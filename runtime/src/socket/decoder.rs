@@ -48,7 +48,8 @@ impl Decoder {
     }
 }
 
-/// Follows the frames that a decoder is fed just closely enough to know when there is nothing in it.
+/// Follows the frames that a decoder is fed just closely enough to know when there is nothing in
+/// it.
 #[derive(Default)]
 struct Track {
     header: [u8; HEADER_BYTES_MAX],

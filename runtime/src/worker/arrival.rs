@@ -4,7 +4,7 @@ use std::{cell::Cell, future::Future, io, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use realtime_core::shard::{Handshake, Refusal};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
 use super::{machine::Machine, slots::Waiting};
 use crate::{
@@ -87,8 +87,7 @@ async fn read<S: Stream>(machine: Rc<Machine<S>>, mut stream: S, permit: Permit)
     if !head.is_for(PATH) {
         let handoff = Handoff { head: Bytes::from(head.into_bytes()), stream };
         let Err(error) = machine.handoff.try_send(handoff) else { return };
-        let (mpsc::error::TrySendError::Full(refused) | mpsc::error::TrySendError::Closed(refused)) =
-            error;
+        let refused = error.into_inner();
         let response = error_response(503, "UNAVAILABLE", "too many requests at once", &[]);
         return respond(&machine, refused.stream, response, permit).await;
     }

@@ -1,6 +1,6 @@
 //! How many connections there are on all workers: of the instance, and of each user. The kernel
-//! spreads connections over workers by hash, so no worker knows what limits of the instance ask for.
-//! Touched when connections come and go, never when messages do.
+//! spreads connections over workers by hash, so no worker knows what limits of the instance ask
+//! for. Touched when connections come and go, never when messages do.
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +17,8 @@ pub struct Census {
     users: Mutex<BTreeMap<UserKey, u32>>,
 }
 
-/// Stands for a user: 64 bits of a hash of the id. Two of a million users share one with a chance of
-/// 1 in 37 million, and would share their limit.
+/// Stands for a user: 64 bits of a hash of the id. Two of a million users share one with a chance
+/// of 1 in 37 million, and would share their limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct UserKey(u64);
 
@@ -56,8 +56,8 @@ impl Census {
     }
 }
 
-/// <http://www.isthe.com/chongo/tech/comp/fnv/>. Who wants a certain user id needs a signed token for
-/// it, so nobody is served by a collision.
+/// <http://www.isthe.com/chongo/tech/comp/fnv/>. Who wants a certain user id needs a signed token
+/// for it, so nobody is served by a collision.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)

@@ -162,23 +162,7 @@ impl<S: Stream> Machine<S> {
 
     fn carry_out_one(self: &Rc<Self>, state: &mut State<S>, action: Action, bytes: &[u8]) {
         match action {
-            Action::Verify { conn } => {
-                let Some(waiting) = state.slots.waiting(conn) else { return };
-                let token = waiting.token.as_deref().unwrap_or_default();
-                let outcome = self.verifier.verify(token, self.clock);
-                let user_connections = match &outcome {
-                    Ok(identity) => {
-                        let (user, connections) = self.census.verified(&identity.user);
-                        state.slots.set_user(conn, user);
-                        connections
-                    }
-                    Err(error) => {
-                        tracing::debug!(reason = error.0, "token refused");
-                        0
-                    }
-                };
-                state.follow_ups.push_back(Input::Verified { conn, outcome, user_connections });
-            }
+            Action::Verify { conn } => self.verify(state, conn),
             Action::Refuse { conn, refusal } => {
                 let Some((waiting, user)) = state.slots.refuse(conn) else { return };
                 self.census.left(user);
@@ -222,6 +206,25 @@ impl<S: Stream> Machine<S> {
             Action::Drained => drop(self.drained.try_send(self.id)),
             Action::Reach(name) => tracing::trace!(name, "reached"),
         }
+    }
+
+    /// Verifies the token of an upgrade request; a good one counts as a connection of its user.
+    fn verify(&self, state: &mut State<S>, conn: ConnectionId) {
+        let Some(waiting) = state.slots.waiting(conn) else { return };
+        let token = waiting.token.as_deref().unwrap_or_default();
+        let outcome = self.verifier.verify(token, self.clock);
+        let user_connections = match &outcome {
+            Ok(identity) => {
+                let (user, connections) = self.census.verified(&identity.user);
+                state.slots.set_user(conn, user);
+                connections
+            }
+            Err(error) => {
+                tracing::debug!(reason = error.0, "token refused");
+                0
+            }
+        };
+        state.follow_ups.push_back(Input::Verified { conn, outcome, user_connections });
     }
 
     /// Writes the answer and the greeting, and lets the connection's task begin.

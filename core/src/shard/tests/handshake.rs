@@ -14,9 +14,12 @@ fn an_anonymous_connection_is_greeted_when_it_is_seated_in_all() {
     assert_eq!(bed.shard.stats().handshaking, 1);
     assert_eq!(
         bed.joined(0, 5),
-        [
-            r#"accept 0 {"type":"system:connected","payload":{"connection_id":"0000000000000abc-0-7","server_time":1000,"user_id":null,"id":null,"all":{"id":"1-5-00000005"},"ping_interval_ms":30000,"pong_timeout_ms":60000}}"#
-        ]
+        [concat!(
+            r#"accept 0 {"type":"system:connected","payload":{"#,
+            r#""connection_id":"0000000000000abc-0-7","server_time":1000,"user_id":null,"#,
+            r#""id":null,"all":{"id":"1-5-00000005"},"#,
+            r#""ping_interval_ms":30000,"pong_timeout_ms":60000}}"#,
+        )]
     );
     let stats = bed.shard.stats();
     assert_eq!((stats.handshaking, stats.anonymous, stats.accepted), (0, 1, 1));
@@ -222,6 +225,36 @@ fn a_late_answer_makes_the_stream_of_an_anonymous_connection_complete() {
     assert_eq!(bed.joined(0, 8), [""; 0]);
     assert_eq!(bed.step(Input::Closed { conn: conn(1) }), [""; 0]);
     assert_eq!(bed.joined(1, 8), [""; 0]);
+}
+
+#[test]
+fn an_anonymous_connection_without_an_answer_is_sent_nothing_of_the_stream() {
+    let mut bed = bed();
+    bed.open(0, 0);
+    bed.arrive(1, Handshake::default());
+    assert!(bed.pass(5).last().unwrap().contains("accept 1"));
+    bed.publish("all", 1, "x");
+    assert_eq!(bed.walk(0, 10), [0]);
+    assert_eq!(bed.delivered(0, 1), ["handed over 1 to 1"]);
+    assert_eq!(bed.failed(1), [""; 0]);
+    bed.publish("all", 2, "y");
+    assert_eq!(bed.walk(0, 10), [0, 1]);
+}
+
+#[test]
+fn an_anonymous_connection_without_an_answer_can_join_rooms() {
+    let mut bed = bed_with(|limits| limits.rooms_per_connection_max = 1);
+    bed.arrive(0, Handshake::default());
+    bed.pass(5);
+    let all = r#"{"type":"room:join","payload":{"room":"all"}}"#;
+    assert!(bed.say(0, all)[0].contains("FORBIDDEN"));
+    bed.join(0, "event:1", 1);
+    let more = r#"{"type":"room:join","payload":{"room":"event:2"}}"#;
+    assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
+    bed.joined(0, 1);
+    assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
+    let closed = bed.step(Input::Closed { conn: conn(0) });
+    assert_eq!(closed, ["vacated all", "vacated event:1"]);
 }
 
 #[test]

@@ -172,7 +172,8 @@ impl Bed {
         assert_eq!(self.arrive(slot, token), [format!("verify {slot}")]);
         let joins =
             [format!("join {request} user:{}", identity.user), format!("join {} all", request + 1)];
-        let verified = Input::Verified { conn: conn(slot), outcome: Ok(identity), user_connections: 0 };
+        let verified =
+            Input::Verified { conn: conn(slot), outcome: Ok(identity), user_connections: 0 };
         assert_eq!(self.step(verified), joins);
         assert_eq!(self.joined(request, 0), [""; 0]);
         assert!(self.joined(request + 1, 0)[0].starts_with(&format!("accept {slot}")));
