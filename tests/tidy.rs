@@ -10,7 +10,7 @@ const LINE_COLUMNS_MAX: usize = 100;
 /// A function longer than this does not fit on a screen.
 const FUNCTION_LINES_MAX: usize = 70;
 /// A file longer than this is about more than one thing.
-const FILE_LINES_MAX: usize = 800;
+const FILE_LINES_MAX: usize = 600;
 
 #[test]
 fn no_line_is_longer_than_a_screen_is_wide() {

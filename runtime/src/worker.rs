@@ -77,7 +77,8 @@ pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>
         shard: Shard::new(
             shard_limits(&setup.config, setup.workers),
             setup.seed,
-            setup.boot.0,
+            // Names connections, which must differ from those of the other workers too.
+            setup.boot.0.wrapping_add(u64::from(setup.id.0)),
             setup.clock.now(),
             setup.clock.unix(),
         ),

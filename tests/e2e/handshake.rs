@@ -1,5 +1,7 @@
 //! Connecting: what is let in, and how everything else is answered.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -29,8 +31,18 @@ async fn a_valid_token_is_greeted_with_all_that_a_client_needs() {
     assert!(greeting["all"].get("recovered").is_none(), "{greeting}");
     let frame: Value = serde_json::from_str(&client.text).unwrap();
     assert!(frame.get("id").is_none() && frame.get("room").is_none(), "{frame}");
-    let other = Client::connect(&server, &token("user-1")).await;
-    assert_ne!(other.greeting["connection_id"], greeting["connection_id"]);
+}
+
+#[tokio::test]
+async fn every_connection_of_an_instance_has_an_id_of_its_own() {
+    let server = Setup::embedded().set("WORKERS", "4").start().await;
+    let mut clients = Vec::new();
+    let mut ids = BTreeSet::new();
+    for _ in 0..20 {
+        let client = Client::anonymous(&server).await;
+        assert!(ids.insert(client.greeting["connection_id"].to_string()), "{}", client.greeting);
+        clients.push(client);
+    }
 }
 
 #[tokio::test]

@@ -44,8 +44,8 @@ async fn a_redis_that_goes_away_is_forgiven_for_the_grace() {
     let server = Setup::on(&redis).set("READY_REDIS_GRACE", "2s").start().await;
     eventually("readiness", async || (fetch(&server, "/ready").await.status == 200).then_some(()))
         .await;
-    redis.kill();
     let killed = Instant::now();
+    redis.kill();
     eventually("unreadiness", async || {
         (fetch(&server, "/ready").await.status == 503).then_some(())
     })
