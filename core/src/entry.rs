@@ -215,24 +215,6 @@ impl Entry {
     }
 }
 
-impl Position {
-    /// The value of a stream's meta key: `<epoch> <offset> <mid>`, 16 hex digits, decimal, 16 hex
-    /// digits.
-    pub fn meta(self) -> String {
-        format!("{:016x} {} {:016x}", self.epoch.0, self.offset, self.mid.0)
-    }
-
-    /// Reads the value of a meta key. None for anything that [`Self::meta`] does not write.
-    pub fn parse_meta(text: &str) -> Option<Self> {
-        let [epoch, offset, mid] = fields(text.as_bytes())?;
-        Some(Self {
-            epoch: Epoch(number::hex_padded::<16>(epoch)?),
-            offset: number::decimal(offset)?,
-            mid: Mid(number::hex_padded::<16>(mid)?),
-        })
-    }
-}
-
 /// Splits at the first line feed, which must come soon.
 fn split_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.iter().take(HEADER_BYTES_MAX).position(|&byte| byte == b'\n')?;

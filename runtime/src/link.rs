@@ -67,6 +67,11 @@ pub enum LinkCommand {
         /// The publication.
         mid: Mid,
     },
+    /// `mid` was not published, or its receipt is of no use any more.
+    Unpublished {
+        /// The publication.
+        mid: Mid,
+    },
 }
 
 /// How the broker is, for readiness and metrics.
@@ -250,6 +255,7 @@ impl Link {
                 self.feed(now, Input::Expected { mid, stream, deadline });
             }
             LinkCommand::Published { mid } => self.feed(now, Input::Published { mid }),
+            LinkCommand::Unpublished { mid } => self.feed(now, Input::Unpublished { mid }),
         }
     }
 

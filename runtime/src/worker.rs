@@ -192,7 +192,7 @@ pub struct Snapshot {
     pub rooms: Vec<(StreamName, u32)>,
     /// Bytes in all outboxes.
     pub queued_bytes: u64,
-    /// Publish-to-write times since the last snapshot, by bucket of [`LATENCY_BUCKETS_S`], the last
+    /// Publish-to-write times since the start, by bucket of [`LATENCY_BUCKETS_S`], the last
     /// for longer ones.
     pub latency: [u64; LATENCY_BUCKETS_S.len() + 1],
     /// Sum of those times, in seconds.

@@ -1,5 +1,7 @@
 //! The simulated Redis answers as a real one does.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "this is a test")]
+
 use std::{
     cell::RefCell,
     io::{BufRead as _, BufReader, Read as _, Write as _},

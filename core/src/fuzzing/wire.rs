@@ -37,9 +37,6 @@ pub fn wire_decode(data: &[u8]) {
         encode::id(&mut id, position);
         assert_eq!(id, data, "an id has one form only");
     }
-    if let Some(position) = Position::parse_meta(text) {
-        assert_eq!(position.meta(), text, "a meta value has one form only");
-    }
     if let Some((pattern, name)) = text.split_once('\n')
         && pattern.len() * name.len() <= 1 << 16
     {

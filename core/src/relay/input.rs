@@ -77,6 +77,11 @@ pub enum Input {
         /// The publication.
         mid: Mid,
     },
+    /// It was not published, or nobody waits for it any more.
+    Unpublished {
+        /// The publication.
+        mid: Mid,
+    },
     /// The deadline that `next_deadline` named has passed.
     TimedOut,
 }

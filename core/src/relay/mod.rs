@@ -119,6 +119,7 @@ impl Relay {
                 }
             }
             Input::Published { mid } => self.published(mid, turn),
+            Input::Unpublished { mid } => self.outlet.receipts.missed(mid, turn.actions),
             Input::TimedOut => self.timed_out(turn),
         }
     }

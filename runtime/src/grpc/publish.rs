@@ -129,8 +129,25 @@ impl Publisher {
     }
 }
 
-/// Publishes through the broker, and tells the relay.
+/// Publishes through the broker, and tells the relay what became of it.
 async fn carry_out(shared: &Shared, message: Message, mid: Mid) -> Result<Published, Status> {
+    let stream = message.stream.clone();
+    let published = through_broker(shared, message, mid).await;
+    let command = match &published {
+        Ok(published) if !published.duplicate => {
+            shared.counters.published(stream.kind());
+            LinkCommand::Published { mid }
+        }
+        Ok(_) | Err(_) => LinkCommand::Unpublished { mid },
+    };
+    // Without this there is no receipt, which the caller finds out by itself; it must not wait for
+    // a busy relay any longer than for the receipt.
+    let told = shared.service.link.send(command);
+    let _untold = timeout(shared.service.config.receipt_timeout, told).await;
+    published
+}
+
+async fn through_broker(shared: &Shared, message: Message, mid: Mid) -> Result<Published, Status> {
     let service = &shared.service;
     let class = match &message.latest {
         // Types contain no control characters, so the field tells both.
@@ -147,25 +164,17 @@ async fn carry_out(shared: &Shared, message: Message, mid: Mid) -> Result<Publis
         published: service.clock.unix(),
     };
     let publish = Publish {
-        stream: message.stream.clone(),
+        stream: message.stream,
         mid,
         epoch: entropy::fresh_epoch(service.clock),
         body: body.encode(),
         class,
         idempotency_key: message.idempotency_key,
     };
-    let published = service.broker.publish(publish).await.map_err(|error| match &error {
+    service.broker.publish(publish).await.map_err(|error| match &error {
         PublishError::Unavailable(_) => unavailable(&error.to_string()),
         PublishError::Unknown(_) => unknown_outcome(&error.to_string()),
-    })?;
-    if !published.duplicate {
-        shared.counters.published(message.stream.kind());
-        // Without this there is no receipt, which the caller finds out by itself; it must not wait
-        // for a busy relay any longer than for the receipt.
-        let told = service.link.send(LinkCommand::Published { mid });
-        let _untold = timeout(service.config.receipt_timeout, told).await;
-    }
-    Ok(published)
+    })
 }
 
 /// Publishes that the broker has not answered, at once. At 20 µs each this is 80 ms of its time.

@@ -165,6 +165,7 @@ async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
                     let _given_up = waiting.swap_remove(at).1.send(3);
                 }
             }
+            LinkCommand::Unpublished { mid } => waiting.retain(|(known, _)| *known != mid),
             LinkCommand::FromShard(..) => panic!("there is no shard"),
         }
     }

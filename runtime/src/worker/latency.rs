@@ -4,7 +4,7 @@ use realtime_core::time::UnixMillis;
 
 use super::LATENCY_BUCKETS_S;
 
-/// A histogram since it was last taken.
+/// A histogram since the start.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Latency {
     pub(super) counts: [u64; LATENCY_BUCKETS_S.len() + 1],

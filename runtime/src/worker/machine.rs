@@ -260,7 +260,6 @@ impl<S: Stream> Machine<S> {
     /// What the worker has to report.
     pub(super) fn snapshot(&self, rooms: bool) -> Snapshot {
         let state = &mut *self.state.borrow_mut();
-        let latency = mem::take(&mut state.latency);
         let mut listed = Vec::new();
         if rooms {
             state.shard.rooms(&mut |name, members| listed.push((name.clone(), members)));
@@ -269,8 +268,8 @@ impl<S: Stream> Machine<S> {
             stats: state.shard.stats(),
             rooms: listed,
             queued_bytes: self.bounds.budget.used_bytes() as u64,
-            latency: latency.counts,
-            latency_sum_s: latency.sum_s,
+            latency: state.latency.counts,
+            latency_sum_s: state.latency.sum_s,
             accept_failures: self.arrivals.failures(),
         }
     }

@@ -101,7 +101,8 @@ impl Harness {
             LinkCommand::FromShard(WorkerId(0), message) => message,
             LinkCommand::FromShard(..)
             | LinkCommand::Expected { .. }
-            | LinkCommand::Published { .. } => panic!("only this worker speaks"),
+            | LinkCommand::Published { .. }
+            | LinkCommand::Unpublished { .. } => panic!("only this worker speaks"),
         }
     }
 

@@ -34,6 +34,16 @@ fn a_publication_without_members_is_answered_when_it_is_published() {
 }
 
 #[test]
+fn a_publish_that_failed_is_not_waited_for() {
+    let mut relay = live();
+    step(&mut relay, 0, expected(6));
+    let unpublished = Input::Unpublished { mid: position(6).mid };
+    assert_eq!(step(&mut relay, 0, unpublished.clone()), ["receipt 6: 0"]);
+    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(step(&mut relay, 0, unpublished), [""; 0]);
+}
+
+#[test]
 fn a_publication_that_comes_in_after_the_last_member_left_reached_nobody() {
     let mut relay = live();
     step(&mut relay, 0, expected(6));
