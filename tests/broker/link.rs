@@ -1,4 +1,4 @@
-//! The relay thread on both brokers: joins, publications, receipts, and a Redis that comes and goes.
+//! The relay thread on both brokers: joins, publications, receipts, a Redis that comes and goes.
 
 use std::time::Duration;
 
