@@ -7,6 +7,22 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+/// Whether the planted bug of this name is on. Without `cfg(planted_bugs)` there are none.
+#[cfg(planted_bugs)]
+macro_rules! planted {
+    ($name:literal) => {
+        crate::planted::on($name)
+    };
+}
+
+/// Whether the planted bug of this name is on. Without `cfg(planted_bugs)` there are none.
+#[cfg(not(planted_bugs))]
+macro_rules! planted {
+    ($name:literal) => {
+        false
+    };
+}
+
 pub mod entry;
 mod fingerprint;
 #[doc(hidden)]
@@ -15,6 +31,8 @@ pub mod id;
 mod intern;
 pub mod limits;
 pub mod link;
+#[cfg(planted_bugs)]
+pub mod planted;
 pub mod relay;
 pub mod rng;
 pub mod shard;

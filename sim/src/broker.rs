@@ -1,64 +1,153 @@
 //! The model broker: what Redis does for the instances, without a network.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use realtime_core::{
     entry::{Body, Entry, Place},
     id::{Epoch, Mid, Position},
-    stream::StreamName,
+    time::Instant,
 };
+
+use crate::{
+    plan::Class,
+    truth::{Node, NodeId, StreamId, Taken, Truth, origin},
+};
+
+/// A subscription connection: the instance, its life, and the generation.
+pub type Link = (usize, u32, u64);
 
 /// Streams and who is subscribed to them.
 #[derive(Debug, Default)]
 pub struct Broker {
-    heads: BTreeMap<StreamName, Position>,
-    subscribers: BTreeMap<StreamName, BTreeSet<usize>>,
+    data: BTreeMap<StreamId, Meta>,
+    subscribers: BTreeMap<StreamId, BTreeSet<Link>>,
+    links: BTreeSet<Link>,
+    /// Data of earlier moments, the oldest first.
+    copies: VecDeque<(Instant, BTreeMap<StreamId, Meta>)>,
+    taken: u64,
+}
+
+/// Where a stream is.
+#[derive(Clone, Copy, Debug)]
+struct Meta {
+    node: NodeId,
+    version: u64,
 }
 
 impl Broker {
-    /// Numbers and encodes a publication, and tells which instances are sent it.
+    /// Numbers and encodes a publication.
     pub fn publish(
         &mut self,
-        stream: &StreamName,
-        mid: Mid,
-        epoch: Epoch,
+        truth: &mut Truth,
+        number: usize,
+        (mid, epoch): (Mid, Epoch),
         body: Body,
-    ) -> (Bytes, Vec<usize>) {
-        let before = self.head(stream, epoch);
-        let position = Position { epoch: before.epoch, offset: before.offset + 1, mid };
-        self.heads.insert(stream.clone(), position);
-        let entry = Entry { place: Place::Durable { position, prev: before.mid }, body };
-        let subscribers = self.subscribers.get(stream).into_iter().flatten().copied().collect();
-        (entry.encode(), subscribers)
+    ) -> Bytes {
+        let (stream, class) =
+            (truth.publications[number].stream, truth.publications[number].class);
+        let before = self.head(truth, stream, epoch);
+        let meta = self.data.get_mut(&stream).expect("it was made");
+        let at = meta.node;
+        let place = if class == Class::Durable {
+            let position = Position { epoch: before.epoch, offset: before.offset + 1, mid };
+            let prev = Some(at);
+            meta.node =
+                truth.grow(Node { stream, position, prev, publication: Some(number) });
+            Place::Durable { position, prev: before.mid }
+        } else {
+            meta.version += 1;
+            let (epoch, at) = (before.epoch, before.offset);
+            Place::Latest { epoch, at, version: meta.version, mid }
+        };
+        self.taken += 1;
+        truth.publications[number].taken =
+            Some(Taken { node: Some(meta.node), order: self.taken, version: meta.version });
+        Entry { place, body }.encode()
+    }
+
+    /// Takes a message of an ingress channel, which has no place in its stream.
+    pub fn ingress(&mut self, truth: &mut Truth, number: usize) {
+        self.taken += 1;
+        truth.publications[number].taken =
+            Some(Taken { node: None, order: self.taken, version: 0 });
     }
 
     /// Where a stream is; its numbering begins here if it has none.
-    pub fn head(&mut self, stream: &StreamName, epoch: Epoch) -> Position {
-        *self.heads.entry(stream.clone()).or_insert(Position { epoch, offset: 0, mid: Mid(0) })
+    pub fn head(&mut self, truth: &mut Truth, stream: StreamId, epoch: Epoch) -> Position {
+        let meta = self
+            .data
+            .entry(stream)
+            .or_insert_with(|| Meta { node: truth.grow(origin(stream, epoch)), version: 0 });
+        truth.node(meta.node).position
     }
 
-    /// The offsets of all heads, by name.
-    pub fn offsets(&self) -> BTreeMap<String, u64> {
-        self.heads.iter().map(|(name, head)| (name.as_str().to_owned(), head.offset)).collect()
+    /// Where a stream is, if it has a numbering.
+    pub fn place(&self, stream: StreamId) -> Option<NodeId> {
+        self.data.get(&stream).map(|meta| meta.node)
     }
 
-    /// An instance subscribes.
-    pub fn subscribe(&mut self, instance: usize, stream: &StreamName) {
-        self.subscribers.entry(stream.clone()).or_default().insert(instance);
+    /// A subscription connection is up.
+    pub fn connect(&mut self, link: Link) {
+        self.links.insert(link);
     }
 
-    /// An instance unsubscribes.
-    pub fn unsubscribe(&mut self, instance: usize, stream: &StreamName) {
-        if let Some(instances) = self.subscribers.get_mut(stream) {
-            instances.remove(&instance);
+    /// Subscribes a connection that is up.
+    pub fn subscribe(&mut self, link: Link, stream: StreamId) {
+        if self.links.contains(&link) {
+            self.subscribers.entry(stream).or_default().insert(link);
         }
     }
 
-    /// The subscription connection of an instance is gone.
-    pub fn disconnect(&mut self, instance: usize) {
-        for instances in self.subscribers.values_mut() {
-            instances.remove(&instance);
+    /// Unsubscribes a connection.
+    pub fn unsubscribe(&mut self, link: Link, stream: StreamId) {
+        if let Some(links) = self.subscribers.get_mut(&stream) {
+            links.remove(&link);
         }
+    }
+
+    /// The broker notices that a connection is gone.
+    pub fn disconnect(&mut self, link: Link) {
+        self.links.remove(&link);
+        self.subscribers.values_mut().for_each(|links| {
+            links.remove(&link);
+        });
+    }
+
+    /// Whom a publication of `stream` is sent to.
+    pub fn subscribers(&self, stream: StreamId) -> Vec<Link> {
+        self.subscribers.get(&stream).into_iter().flatten().copied().collect()
+    }
+
+    /// Every connection.
+    pub fn links(&self) -> Vec<Link> {
+        self.links.iter().copied().collect()
+    }
+
+    /// What a connection is subscribed to.
+    pub fn subscriptions(&self, link: Link) -> BTreeSet<StreamId> {
+        let streams = self.subscribers.iter().filter(|(_, links)| links.contains(&link));
+        streams.map(|(stream, _)| *stream).collect()
+    }
+
+    /// Forgets where a stream is.
+    pub fn evict(&mut self, stream: StreamId) {
+        self.data.remove(&stream);
+    }
+
+    /// Restarts without data.
+    pub fn lose(&mut self) {
+        self.data.clear();
+    }
+
+    /// Keeps a copy of the data, to be set back to.
+    pub fn copy(&mut self, now: Instant) {
+        self.copies.push_back((now, self.data.clone()));
+    }
+
+    /// Restarts with the data of an earlier moment.
+    pub fn set_back(&mut self, to: Instant) {
+        let copy = self.copies.iter().rev().find(|(at, _)| *at <= to);
+        self.data = copy.map(|(_, data)| data.clone()).unwrap_or_default();
     }
 }

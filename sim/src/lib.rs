@@ -5,8 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
-pub mod client;
+pub mod frames;
+mod generate;
+pub mod oracle;
 pub mod plan;
 pub mod random;
 pub mod redis;
+pub mod session;
+pub mod shrink;
+pub mod tier1;
+pub mod truth;
 pub mod world;

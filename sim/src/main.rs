@@ -1,82 +1,137 @@
-//! `sim`: runs seeds.
+//! `sim`: runs plans of simulated clusters.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::Write as _,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use lexopt::prelude::*;
-use realtime_sim::{plan::Plan, world};
+use realtime_sim::{
+    plan::Plan,
+    tier1::{self, Answer},
+};
 
 const USAGE: &str = "\
-usage: sim run --seed N        one seed
-       sim sweep --seeds A..B  the seeds from A to B - 1
-       sim twice --seed N      the same seed twice; they must not differ
+usage: sim run --seed N [--trace FILE]      one seed; what happens goes to FILE, or to - 
+       sim sweep --seeds A..B [--minutes M] the seeds from A to B - 1, until one fails
+       sim twice --seed N                   a seed in two processes; they must not differ
+       sim explain --seed N                 the plan that a seed stands for
+       sim replay PLAN [--trace FILE]       a plan from a file
+       sim shrink --seed N -o PLAN          a smaller plan that fails as the seed does
+       sim shrink PLAN -o PLAN              the same for a plan from a file
+       sim corpus [FOLDER]                  every plan that once failed
+       sim diff A B                         where two traces begin to differ
+       sim reach [--seeds A..B]             rare situations that the seeds never reach
+       sim bench [--seeds A..B]             what happens in a second of processor time
+       sim mutants [--seeds A..B] [--only NAME]  in how many seeds planted bugs are caught
 ";
 
 fn main() -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    let (code, text) = match parse() {
-        Ok(Command::Run(seed)) => sweep(seed..seed + 1),
-        Ok(Command::Sweep(seeds)) => sweep(seeds),
-        Ok(Command::Twice(seed)) => twice(seed),
+    // What a machine says in a panic becomes the verdict of its run.
+    std::panic::set_hook(Box::new(|_| {}));
+    let (code, text) = match parse().map_err(|error| error.to_string()).and_then(|arguments| arguments.carry_out()) {
+        Ok(answer) => answer,
         Err(error) => (2, format!("sim: {error}\n{USAGE}")),
     };
     // Nobody reads further: nothing can be told any more.
-    _ = out.write_all(text.as_bytes());
+    _ = std::io::stdout().lock().write_all(text.as_bytes());
     ExitCode::from(code)
 }
 
-enum Command {
-    Run(u64),
-    Sweep(std::ops::Range<u64>),
-    Twice(u64),
+#[derive(Debug, Default)]
+struct Arguments {
+    command: String,
+    seed: Option<u64>,
+    seeds: Option<Range<u64>>,
+    minutes: Option<u64>,
+    trace: Option<PathBuf>,
+    output: Option<PathBuf>,
+    only: Option<String>,
+    paths: Vec<PathBuf>,
 }
 
-fn parse() -> Result<Command, lexopt::Error> {
+fn parse() -> Result<Arguments, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
-    let Some(Value(name)) = parser.next()? else {
-        return Err("a command is missing".into());
-    };
-    let (mut seed, mut seeds) = (0, 0..0);
+    let mut arguments = Arguments::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("seed") => seed = parser.value()?.parse()?,
-            Long("seeds") => {
-                let text = parser.value()?.string()?;
-                let (from, to) = text.split_once("..").ok_or("--seeds takes A..B")?;
-                seeds = from.parse().map_err(|_| "A is no number")?
-                    ..to.parse().map_err(|_| "B is no number")?;
-            }
-            Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
+            Long("seed") => arguments.seed = Some(parser.value()?.parse()?),
+            Long("seeds") => arguments.seeds = Some(range(&parser.value()?.string()?)?),
+            Long("minutes") => arguments.minutes = Some(parser.value()?.parse()?),
+            Long("trace") => arguments.trace = Some(parser.value()?.into()),
+            Long("only") => arguments.only = Some(parser.value()?.string()?),
+            Short('o') => arguments.output = Some(parser.value()?.into()),
+            Value(command) if arguments.command.is_empty() => arguments.command = command.string()?,
+            Value(path) => arguments.paths.push(path.into()),
+            Short(_) | Long(_) => return Err(argument.unexpected()),
         }
     }
-    match name.to_str() {
-        Some("run") => Ok(Command::Run(seed)),
-        Some("sweep") => Ok(Command::Sweep(seeds)),
-        Some("twice") => Ok(Command::Twice(seed)),
-        _ => Err("an unknown command".into()),
+    Ok(arguments)
+}
+
+fn range(text: &str) -> Result<Range<u64>, lexopt::Error> {
+    let (from, to) = text.split_once("..").ok_or("--seeds takes A..B")?;
+    let from = from.parse().map_err(|_| "A is no number")?;
+    Ok(from..to.parse().map_err(|_| "B is no number")?)
+}
+
+impl Arguments {
+    fn carry_out(&self) -> Result<Answer, String> {
+        let trace = self.trace.as_deref();
+        Ok(match self.command.as_str() {
+            "run" => tier1::run(&Plan::from_seed(self.seed()?), trace),
+            "replay" => tier1::run(&tier1::read(self.path(0)?)?, trace),
+            "sweep" => self.sweep()?,
+            "twice" => tier1::twice(self.seed()?),
+            "explain" => (0, tier1::write(&Plan::from_seed(self.seed()?))),
+            "shrink" => self.shrink()?,
+            "corpus" => tier1::corpus(self.path(0).unwrap_or(Path::new("sim/corpus"))),
+            "diff" => tier1::diff(self.path(0)?, self.path(1)?),
+            "reach" => tier1::reach(self.seeds(2_000), tier1::REACHABLE),
+            "bench" => tier1::bench(self.seeds(500), &cpu_seconds),
+            "mutants" => tier1::mutants(self.seeds(200), self.only.as_deref()),
+            "" => return Err("a command is missing".to_owned()),
+            other => return Err(format!("{other} is no command")),
+        })
+    }
+
+    fn sweep(&self) -> Result<Answer, String> {
+        let seeds = self.seeds.clone().ok_or("--seeds is missing")?;
+        let minutes = self.minutes.map(|minutes| Duration::from_secs(minutes * 60));
+        let start = Instant::now();
+        let is_over = || minutes.is_some_and(|minutes| start.elapsed() >= minutes);
+        Ok(tier1::sweep(seeds, &is_over))
+    }
+
+    fn shrink(&self) -> Result<Answer, String> {
+        let plan = match self.seed {
+            Some(seed) => Plan::from_seed(seed),
+            None => tier1::read(self.path(0)?)?,
+        };
+        let output = self.output.as_deref().ok_or("-o is missing")?;
+        Ok(tier1::shrink_to(&plan, output))
+    }
+
+    fn seed(&self) -> Result<u64, String> {
+        self.seed.ok_or_else(|| "--seed is missing".to_owned())
+    }
+
+    fn seeds(&self, count: u64) -> Range<u64> {
+        self.seeds.clone().unwrap_or(0..count)
+    }
+
+    fn path(&self, n: usize) -> Result<&Path, String> {
+        self.paths.get(n).map(PathBuf::as_path).ok_or_else(|| "a file is missing".to_owned())
     }
 }
 
-fn sweep(seeds: std::ops::Range<u64>) -> (u8, String) {
-    let mut received = 0;
-    for seed in seeds.clone() {
-        let outcome = world::run(&Plan::from_seed(seed));
-        received += outcome.received;
-        if let Err(error) = outcome.verdict {
-            return (
-                1,
-                format!("seed {seed} failed: {error}\nagain: cargo sim run --seed {seed}\n"),
-            );
-        }
-    }
-    (0, format!("{} seeds, {received} frames received, all as promised\n", seeds.count()))
-}
-
-fn twice(seed: u64) -> (u8, String) {
-    let plan = Plan::from_seed(seed);
-    let (first, second) = (world::run(&plan), world::run(&plan));
-    if first == second {
-        (0, format!("seed {seed}: {:016x} both times\n", first.hash))
-    } else {
-        (1, format!("seed {seed} differs: {first:?}, {second:?}\n"))
-    }
+/// Processor time of this process so far.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 14 and 15, counted behind the name, which may contain anything; 100 ticks a second.
+    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

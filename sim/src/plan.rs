@@ -1,149 +1,269 @@
-//! What happens in a run: expanded from a seed, before anything runs.
+//! What happens in a run: written down before anything runs, so that it can be kept, cut down and
+//! replayed. Times are milliseconds since the start of the run.
 
 use std::time::Duration;
 
 use realtime_core::time::Instant;
-
-use crate::random::labelled;
+use serde::{Deserialize, Serialize};
 
 /// Everything that is decided about a run before it starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Where the machines' own seeds and the latencies come from.
     pub seed: u64,
-    /// Processes.
-    pub instances: usize,
-    /// Shards of each.
-    pub workers: u16,
+    /// Limits of the machines and sizes around them.
+    pub knobs: Knobs,
+    /// Processes, by the time at which they start first.
+    pub instances: Vec<u64>,
     /// Who connects.
     pub clients: Vec<ClientPlan>,
     /// What is published.
     pub publishes: Vec<PublishPlan>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
-    /// From here on nothing is published and nothing goes wrong.
-    pub quiet: Instant,
-    /// The end: everything must have arrived by now.
-    pub end: Instant,
+    /// From here on nothing goes wrong, and clients only reconnect and rejoin.
+    pub quiet_ms: u64,
+    /// The end: everything must be as it should by now.
+    pub end_ms: u64,
+}
+
+/// Limits of the machines and sizes around them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knobs {
+    /// Shards of each instance.
+    pub workers: u16,
+    /// Whether streams have positions.
+    pub positions: bool,
+    /// Publications on their way to one worker.
+    pub in_flight: u32,
+    /// How long a stream stays subscribed.
+    pub linger_ms: u64,
+    /// Bytes held for a stream while its head is read.
+    pub held_bytes: usize,
+    /// Bytes of frames joined into one write.
+    pub coalesced_bytes: usize,
+    /// Receipts waited for at once.
+    pub expected: u32,
+    /// Reads of one head.
+    pub head_reads: u32,
+    /// Silence after which a peer is pinged; it is closed after twice that.
+    pub ping_ms: u64,
+    /// How long a join may take.
+    pub join_timeout_ms: u64,
+    /// Connections of one user on an instance.
+    pub per_user: u32,
+    /// Rooms of one connection.
+    pub rooms: u32,
+    /// Messages a second of one connection; 0 is no limit.
+    pub messages_per_s: u32,
+    /// Errors in a row.
+    pub errors: u32,
+    /// Bytes that a connection's outbox holds.
+    pub outbox_bytes: usize,
+    /// Members that a walk takes in one go.
+    pub walk_chunk: usize,
+    /// Longest time that a message takes from a relay to a worker, in microseconds.
+    pub to_worker_us: u64,
+    /// Longest time that anything else takes.
+    pub network_us: u64,
 }
 
 /// One client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientPlan {
     /// None is anonymous.
     pub user: Option<String>,
-    /// Where it connects.
+    /// Where it connects first.
     pub instance: usize,
     /// And to which shard.
     pub worker: u16,
     /// When.
-    pub at: Instant,
-    /// Joins and leaves, with their times.
-    pub steps: Vec<(Instant, Step)>,
+    pub at_ms: u64,
+    /// How long each of its tokens is good for; None is for ever.
+    pub token_ms: Option<u64>,
+    /// Whether it tells where it was when it joins again.
+    pub since: bool,
+    /// What it does, with times.
+    pub steps: Vec<(u64, Step)>,
 }
 
 /// What a client does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Joins a room.
     Join(String),
     /// Leaves a room.
     Leave(String),
+    /// Sends `system:ping`.
+    Ping,
+    /// Sends one of several messages that are no good.
+    Garbage(u8),
+    /// Asks for its own stream, which it has.
+    Subscribe,
+    /// Brings a new token: 0 a good one, 1 a bad one, 2 another user's, 3 one without rooms.
+    Refresh(u8),
+    /// Breaks the WebSocket protocol.
+    Misbehave,
+    /// Goes away properly, and comes back.
+    Quit,
+    /// Is gone without a word, and comes back.
+    Vanish,
+    /// Reads nothing for some milliseconds.
+    Stall(u64),
 }
 
 /// One publication.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishPlan {
     /// When.
-    pub at: Instant,
+    pub at_ms: u64,
+    /// By which instance.
+    pub instance: usize,
     /// The stream, by its name.
     pub stream: String,
+    /// What is promised.
+    pub class: Class,
+    /// Whose connections skip it.
+    pub exclude: Option<String>,
+    /// Bytes that the payload is filled with.
+    pub bytes: usize,
+}
+
+/// What is promised of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// It is missed by nobody who is not told so.
+    Durable,
+    /// Only the newest of a key matters.
+    Latest(u8),
+    /// At most once.
+    Ingress,
+}
+
+/// What happens to the data when Redis restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Data {
+    /// It is kept.
+    Kept,
+    /// It is lost.
+    Lost,
+    /// It is that of some milliseconds earlier.
+    Older(u64),
 }
 
 /// One fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// An instance loses its subscription connection, and what was on its way in it.
-    LinkCut {
-        /// Which one.
-        instance: usize,
-        /// When.
-        at: Instant,
-        /// For how long.
-        lasts: Duration,
-    },
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// When.
+    pub at_ms: u64,
+    /// For how long.
+    pub lasts_ms: u64,
+    /// Whom it hits, where that matters.
+    pub instance: usize,
+    /// What it is.
+    pub what: Trouble,
 }
 
-/// Publications and faults end here; what follows is the quiet tail.
-const BUSY: Duration = Duration::from_secs(20);
-
-/// Longer than a repair after the last fault can take: back-offs end at 5 s.
-const TAIL: Duration = Duration::from_secs(40);
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// An instance loses its subscription connection. The broker notices some milliseconds later,
+    /// and what it sends until then arrives late.
+    LinkCut(u64),
+    /// Publications are lost on a live subscription, so many of a thousand.
+    Lossy(u64),
+    /// Durable publications come twice.
+    Twice,
+    /// Subscriptions are not confirmed, so many of a thousand.
+    Unconfirmed(u64),
+    /// Subscriptions are not even made, so many of a thousand.
+    Unsubscribable(u64),
+    /// Heads can't be read.
+    ReadsFail,
+    /// Heads are read slowly, in milliseconds.
+    ReadsSlow(u64),
+    /// The replies to publishes are lost.
+    RepliesLost,
+    /// Redis restarts.
+    Restart(Data),
+    /// The meta key of a stream is evicted.
+    Evict(String),
+    /// An instance stands still.
+    Freeze,
+    /// What the relay sends to a worker takes so many milliseconds more.
+    SlowWorker(u16, u64),
+    /// An instance crashes, and is back after the fault.
+    Crash,
+    /// An instance is told to close its connections over so many milliseconds. It is back after
+    /// the fault, if it was done by then.
+    Drain(u64),
+    /// The wall clock of an instance is set by so many milliseconds.
+    Clock(i64),
+}
 
 impl Plan {
-    /// The plan that a seed stands for.
-    pub fn from_seed(seed: u64) -> Self {
-        let mut rng = labelled(seed, "plan");
-        let instances = 1 + index(rng.below(3));
-        let workers = u16::try_from(1 + rng.below(3)).expect("at most 3");
-        let clients = (0..2 + rng.below(7)).map(|n| client(seed, n, instances, workers)).collect();
-        let mut rng = labelled(seed, "publish");
-        let mut publishes: Vec<_> = (0..20 + rng.below(200))
-            .map(|_| PublishPlan {
-                at: moment(rng.below(millis(BUSY))),
-                stream: stream(rng.below(7)),
-            })
-            .collect();
-        publishes.sort_by_key(|publish| publish.at);
-        let mut rng = labelled(seed, "faults");
-        let faults = (0..rng.below(4))
-            .map(|_| Fault::LinkCut {
-                instance: index(rng.below(instances as u64)),
-                at: moment(rng.below(millis(BUSY))),
-                lasts: Duration::from_millis(1 + rng.below(3_000)),
-            })
-            .collect();
-        let quiet = Instant::default() + BUSY;
-        Self { seed, instances, workers, clients, publishes, faults, quiet, end: quiet + TAIL }
-    }
-}
-
-fn client(seed: u64, n: u64, instances: usize, workers: u16) -> ClientPlan {
-    let mut rng = labelled(seed, &format!("client/{n}"));
-    let at = rng.below(5_000);
-    let mut steps: Vec<_> = (0..rng.below(6))
-        .map(|_| {
-            let room = format!("event:{}", rng.below(3));
-            let step = if rng.below(3) == 0 { Step::Leave(room) } else { Step::Join(room) };
-            (moment(at + rng.below(15_000)), step)
+    /// Whether nothing at all can go wrong, so that nobody may miss anything.
+    pub fn is_calm(&self) -> bool {
+        self.faults.is_empty() && self.knobs.is_roomy() && !self.has_step(|step| {
+            matches!(step, Step::Stall(_))
         })
-        .collect();
-    steps.sort_by_key(|(at, _)| *at);
-    ClientPlan {
-        user: (rng.below(4) != 0).then(|| format!("user-{}", rng.below(3))),
-        instance: index(rng.below(instances as u64)),
-        worker: u16::try_from(rng.below(u64::from(workers))).expect("below a u16"),
-        at: moment(at),
-        steps,
+    }
+
+    /// Whether a client does something of this kind.
+    pub fn has_step(&self, is_it: impl Fn(&Step) -> bool) -> bool {
+        self.clients.iter().any(|client| client.steps.iter().any(|(_, step)| is_it(step)))
+    }
+
+    /// Whether something of this kind goes wrong.
+    pub fn has(&self, is_it: impl Fn(&Trouble) -> bool) -> bool {
+        self.faults.iter().any(|fault| is_it(&fault.what))
+    }
+
+    /// Whether the broker may forget what it acknowledged.
+    pub fn sets_back(&self) -> bool {
+        self.has(|what| matches!(what, Trouble::Restart(Data::Older(_))))
     }
 }
 
-fn stream(n: u64) -> String {
-    match n {
-        0..3 => format!("event:{n}"),
-        3..6 => format!("user:user-{}", n - 3),
-        _ => "all".to_owned(),
+impl Knobs {
+    /// As in production, or nearly so.
+    pub fn usual() -> Self {
+        Self {
+            workers: 1,
+            positions: true,
+            in_flight: 1_024,
+            linger_ms: 30_000,
+            held_bytes: 1 << 20,
+            coalesced_bytes: 1 << 16,
+            expected: 1_024,
+            head_reads: 3,
+            ping_ms: 30_000,
+            join_timeout_ms: 5_000,
+            per_user: 20,
+            rooms: 100,
+            messages_per_s: 0,
+            errors: 50,
+            outbox_bytes: 1 << 18,
+            walk_chunk: 128,
+            to_worker_us: 1_000,
+            network_us: 5_000,
+        }
+    }
+
+    /// Whether no limit is so low that something is lost in ordinary operation.
+    pub fn is_roomy(&self) -> bool {
+        let usual = Self::usual();
+        self.positions
+            && self.in_flight >= usual.in_flight
+            && self.held_bytes >= usual.held_bytes
+            && self.expected >= usual.expected
+            && self.outbox_bytes >= usual.outbox_bytes
+            && self.to_worker_us <= usual.to_worker_us
+            && self.network_us <= usual.network_us
     }
 }
 
-fn moment(ms: u64) -> Instant {
+/// So many milliseconds after the start.
+pub fn moment(ms: u64) -> Instant {
     Instant::default() + Duration::from_millis(ms)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).expect("a plan lasts seconds")
-}
-
-fn index(n: u64) -> usize {
-    usize::try_from(n).expect("small numbers")
 }

@@ -1,0 +1,261 @@
+//! The plan that a seed stands for. Each seed enables a random subset of what clients do and of
+//! what goes wrong: what is rare when everything happens is common in some of the seeds.
+
+use realtime_core::rng::Rng;
+
+use crate::{
+    plan::{Class, ClientPlan, Data, Fault, Knobs, Plan, PublishPlan, Step, Trouble},
+    random::labelled,
+};
+
+/// Publications and faults end here; what follows is the quiet tail.
+const BUSY_MS: u64 = 20_000;
+
+/// How much there is of everything.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    instances: usize,
+    users: u64,
+    rooms: u64,
+}
+
+impl Plan {
+    /// The plan that a seed stands for.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = labelled(seed, "plan");
+        let knobs = knobs(&mut labelled(seed, "knobs"));
+        let many = rng.below(8) == 0;
+        let instances = 1 + rng.below(if many { 8 } else { 3 });
+        let scale = Scale {
+            instances: index(instances),
+            users: 1 + rng.below(4),
+            rooms: 1 + rng.below(if many { 12 } else { 3 }),
+        };
+        let starts = (0..instances)
+            .map(|n| if n > 0 && rng.below(4) == 0 { rng.below(BUSY_MS) } else { 0 })
+            .collect();
+        let steps = subset(&mut labelled(seed, "swarm/steps"), STEP_KINDS);
+        let clients = (0..2 + rng.below(if many { 40 } else { 7 }))
+            .map(|n| client(&mut labelled(seed, &format!("client/{n}")), &knobs, scale, &steps))
+            .collect();
+        let tail = 2 * knobs.ping_ms + knobs.linger_ms + 45_000;
+        let mut plan = Self {
+            seed,
+            clients,
+            publishes: publishes(&mut labelled(seed, "publish"), scale),
+            faults: Vec::new(),
+            instances: starts,
+            knobs,
+            quiet_ms: BUSY_MS,
+            end_ms: BUSY_MS + tail,
+        };
+        plan.faults = faults(seed, &plan, scale);
+        plan
+    }
+}
+
+fn knobs(rng: &mut Rng) -> Knobs {
+    let usual = Knobs::usual();
+    let mut odd = |usual: u64, odd: &[u64]| {
+        if rng.below(5) == 0 { odd[index(rng.below(odd.len() as u64))] } else { usual }
+    };
+    let small = |n: u64| u32::try_from(n).expect("knobs are small");
+    Knobs {
+        in_flight: small(odd(usual.in_flight.into(), &[1, 2, 5, 16])),
+        linger_ms: odd(usual.linger_ms, &[1, 50, 1_000]),
+        held_bytes: index(odd(usual.held_bytes as u64, &[1, 500, 2_000])),
+        coalesced_bytes: index(odd(usual.coalesced_bytes as u64, &[0, 200])),
+        expected: small(odd(usual.expected.into(), &[0, 2])),
+        head_reads: small(odd(usual.head_reads.into(), &[1])),
+        ping_ms: odd(usual.ping_ms, &[500, 2_000, 5_000]),
+        join_timeout_ms: odd(usual.join_timeout_ms, &[3, 20, 500]),
+        per_user: small(odd(usual.per_user.into(), &[1, 2])),
+        rooms: small(odd(usual.rooms.into(), &[1, 2])),
+        messages_per_s: small(odd(usual.messages_per_s.into(), &[1, 5])),
+        errors: small(odd(usual.errors.into(), &[1, 3])),
+        outbox_bytes: index(odd(usual.outbox_bytes as u64, &[300, 1_000, 4_000])),
+        walk_chunk: index(odd(usual.walk_chunk as u64, &[1, 1, 2, 3])),
+        to_worker_us: odd(usual.to_worker_us, &[0, 20_000, 200_000]),
+        network_us: odd(usual.network_us, &[0, 100, 50_000]),
+        positions: odd(1, &[0, 1]) == 1,
+        workers: u16::try_from(1 + rng.below(4)).expect("at most 4"),
+    }
+}
+
+fn client(rng: &mut Rng, knobs: &Knobs, scale: Scale, kinds: &[u64]) -> ClientPlan {
+    let at_ms = if rng.below(3) == 0 { 1_000 } else { rng.below(6_000) };
+    let count = if rng.below(4) == 0 { rng.below(30) } else { rng.below(8) };
+    let mut steps: Vec<_> = (0..count)
+        .map(|_| {
+            let at = at_ms + rng.below(BUSY_MS - 1_000 - at_ms);
+            (at, step(rng, at, scale, kinds))
+        })
+        .collect();
+    if rng.below(2) == 0 {
+        steps.push((at_ms + 1, Step::Join(room(rng, scale))));
+    }
+    steps.sort_by_key(|(at, _)| *at);
+    let user = (rng.below(4) != 0).then(|| format!("user-{}", rng.below(scale.users)));
+    ClientPlan {
+        token_ms: (user.is_some() && rng.below(5) == 0).then(|| 1_000 + rng.below(40_000)),
+        user,
+        instance: index(rng.below(scale.instances as u64)),
+        worker: u16::try_from(rng.below(knobs.workers.into())).expect("below a u16"),
+        at_ms,
+        since: rng.below(2) == 0,
+        steps,
+    }
+}
+
+const STEP_KINDS: u64 = 9;
+
+fn step(rng: &mut Rng, at: u64, scale: Scale, kinds: &[u64]) -> Step {
+    let kind = match rng.below(3) {
+        0 if !kinds.is_empty() => kinds[index(rng.below(kinds.len() as u64))],
+        _ => 0,
+    };
+    match kind {
+        1 => Step::Ping,
+        2 => Step::Garbage(byte(rng.below(8))),
+        3 => Step::Subscribe,
+        4 => Step::Refresh(byte(rng.below(4))),
+        5 => Step::Misbehave,
+        6 => Step::Quit,
+        7 => Step::Vanish,
+        8 => Step::Stall(1 + rng.below((BUSY_MS - at).min(15_000))),
+        _ if rng.below(3) == 0 => Step::Leave(room(rng, scale)),
+        _ => Step::Join(room(rng, scale)),
+    }
+}
+
+fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
+    let burst = rng.below(3) == 0;
+    let classes = rng.below(4);
+    let excludes = rng.below(2) == 0;
+    let mut publishes: Vec<_> = (0..20 + rng.below(200))
+        .map(|_| {
+            let at_ms = rng.below(BUSY_MS);
+            PublishPlan {
+                at_ms: if burst { at_ms / 700 * 700 } else { at_ms },
+                instance: index(rng.below(scale.instances as u64)),
+                stream: stream(rng, scale),
+                class: match rng.below(4) {
+                    0 if classes & 1 != 0 => Class::Latest(byte(rng.below(3))),
+                    1 if classes & 2 != 0 => Class::Ingress,
+                    _ => Class::Durable,
+                },
+                exclude: (excludes && rng.below(4) == 0)
+                    .then(|| format!("user-{}", rng.below(scale.users))),
+                bytes: if rng.below(20) == 0 { 2_000 } else { index(rng.below(40)) },
+            }
+        })
+        .collect();
+    publishes.sort_by_key(|publish| publish.at_ms);
+    let users = (0..scale.users).map(|n| format!("user:user-{n}"));
+    let streams: Vec<String> = (0..scale.rooms)
+        .map(|n| format!("event:{n}"))
+        .chain(users)
+        .chain([String::from("all")])
+        .collect();
+    // What is lost last is only seen when something follows.
+    for at_ms in [BUSY_MS + 30_000, BUSY_MS + 35_000] {
+        for (n, stream) in (0..).zip(&streams) {
+            publishes.push(PublishPlan {
+                at_ms: at_ms + n * 7,
+                instance: index(n) % scale.instances,
+                stream: stream.clone(),
+                class: Class::Durable,
+                exclude: None,
+                bytes: 0,
+            });
+        }
+    }
+    publishes
+}
+
+const TROUBLES: u64 = 15;
+
+fn faults(seed: u64, plan: &Plan, scale: Scale) -> Vec<Fault> {
+    let mut rng = labelled(seed, "faults");
+    if rng.below(8) == 0 {
+        return Vec::new();
+    }
+    let kinds = subset(&mut labelled(seed, "swarm/faults"), TROUBLES);
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let count = 1 + rng.below(8);
+    (0..count)
+        .map(|n| {
+            let mut rng = labelled(seed, &format!("fault/{n}"));
+            let at_ms = rng.below(BUSY_MS - 100);
+            let longest = (BUSY_MS - at_ms).min(if rng.below(2) == 0 { 500 } else { 8_000 });
+            let kind = kinds[index(rng.below(kinds.len() as u64))];
+            Fault {
+                at_ms,
+                lasts_ms: 1 + rng.below(longest),
+                instance: index(rng.below(scale.instances as u64)),
+                what: trouble(&mut rng, kind, plan, scale),
+            }
+        })
+        .collect()
+}
+
+fn trouble(rng: &mut Rng, kind: u64, plan: &Plan, scale: Scale) -> Trouble {
+    match kind {
+        0 => Trouble::LinkCut(if rng.below(2) == 0 { 0 } else { rng.below(4_000) }),
+        1 => Trouble::Lossy(50 + rng.below(950)),
+        2 => Trouble::Twice,
+        3 => Trouble::Unconfirmed(200 + rng.below(800)),
+        4 => Trouble::Unsubscribable(200 + rng.below(800)),
+        5 => Trouble::ReadsFail,
+        6 => Trouble::ReadsSlow(1 + rng.below(3_000)),
+        7 => Trouble::RepliesLost,
+        8 => Trouble::Restart(Data::Kept),
+        9 => Trouble::Restart(Data::Lost),
+        10 => Trouble::Restart(Data::Older(rng.below(5_000))),
+        11 => Trouble::Evict(stream(rng, scale)),
+        12 => Trouble::SlowWorker(
+            u16::try_from(rng.below(plan.knobs.workers.into())).expect("below a u16"),
+            1 + rng.below(2_000),
+        ),
+        13 => match rng.below(3) {
+            0 => Trouble::Freeze,
+            1 => Trouble::Crash,
+            _ => Trouble::Drain(rng.below(5_000)),
+        },
+        _ => {
+            let step = i64::try_from(rng.below(10_000)).expect("below 10,000");
+            Trouble::Clock(step - 5_000)
+        }
+    }
+}
+
+/// A random subset of the numbers from 0 to `count` - 1, small or large.
+fn subset(rng: &mut Rng, count: u64) -> Vec<u64> {
+    let density = 1 + rng.below(3);
+    (0..count).filter(|_| rng.below(4) < density).collect()
+}
+
+fn stream(rng: &mut Rng, scale: Scale) -> String {
+    match rng.below(8) {
+        0..4 => room(rng, scale),
+        4..7 => format!("user:user-{}", rng.below(scale.users)),
+        _ => String::from("all"),
+    }
+}
+
+/// The first room is the largest: it takes more than its share.
+fn room(rng: &mut Rng, scale: Scale) -> String {
+    let n = if rng.below(3) == 0 { 0 } else { rng.below(scale.rooms + 1) };
+    // One that needs a grant.
+    if n == scale.rooms { String::from("vip:1") } else { format!("event:{n}") }
+}
+
+fn index(n: u64) -> usize {
+    usize::try_from(n).expect("plans are small")
+}
+
+fn byte(n: u64) -> u8 {
+    u8::try_from(n).expect("a small choice")
+}

@@ -1,0 +1,265 @@
+//! The commands of tier 1: many machines and a model broker in one loop of events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, BufWriter, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    plan::Plan,
+    shrink::{shrink, size},
+    world::{self, Outcome},
+};
+
+/// An exit code and what to print.
+pub type Answer = (u8, String);
+
+/// Runs one plan, and writes down what happens if a file is named.
+pub fn run(plan: &Plan, trace: Option<&Path>) -> Answer {
+    let outcome = match trace {
+        None => world::run(plan),
+        Some(path) if path == Path::new("-") => {
+            world::run_traced(plan, Some(&mut BufWriter::new(io::stdout().lock())))
+        }
+        Some(path) => match fs::File::create(path) {
+            Ok(file) => world::run_traced(plan, Some(&mut BufWriter::new(file))),
+            Err(error) => return (2, format!("sim: {}: {error}\n", path.display())),
+        },
+    };
+    if trace == Some(Path::new("-")) {
+        return (u8::from(outcome.verdict.is_err()), String::new());
+    }
+    let Outcome { hash, inputs, received, verdict, .. } = outcome;
+    let counts = format!("{hash:016x}, {inputs} inputs, {received} frames received");
+    match verdict {
+        Ok(()) => (0, format!("passed: {counts}\n")),
+        Err(failure) => (1, format!("{failure}\n{counts}\n")),
+    }
+}
+
+/// Runs many seeds, until one fails or the time is over.
+pub fn sweep(seeds: Range<u64>, is_time_over: &dyn Fn() -> bool) -> Answer {
+    let (mut ran, mut received) = (0_u64, 0);
+    for seed in seeds {
+        if is_time_over() {
+            break;
+        }
+        let outcome = world::run(&Plan::from_seed(seed));
+        ran += 1;
+        received += outcome.received;
+        if let Err(failure) = outcome.verdict {
+            return (1, format!("seed {seed} failed: {failure}\nagain: cargo sim run --seed {seed}\n"));
+        }
+    }
+    (0, format!("{ran} seeds, {received} frames received, all as promised\n"))
+}
+
+/// Runs a seed in two processes, which must write the same bytes.
+pub fn twice(seed: u64) -> Answer {
+    let traced = || {
+        let program = std::env::current_exe()?;
+        let seed = seed.to_string();
+        Command::new(program).args(["run", "--seed", &seed, "--trace", "-"]).output()
+    };
+    match (traced(), traced()) {
+        (Ok(first), Ok(second)) if first.stdout == second.stdout && !first.stdout.is_empty() => {
+            let lines = first.stdout.iter().filter(|byte| **byte == b'\n').count();
+            (0, format!("seed {seed}: {lines} lines, the same both times\n"))
+        }
+        (Ok(first), Ok(second)) => {
+            let lines = first.stdout.split(|byte| *byte == b'\n');
+            let pairs = lines.zip(second.stdout.split(|byte| *byte == b'\n'));
+            let same = pairs.take_while(|(first, second)| first == second).count();
+            (1, format!("seed {seed} differs from line {} on\n", same + 1))
+        }
+        (Err(error), _) | (_, Err(error)) => (2, format!("sim: {error}\n")),
+    }
+}
+
+/// Says where two traces begin to differ.
+pub fn diff(first: &Path, second: &Path) -> Answer {
+    let (one, other) = match (fs::read_to_string(first), fs::read_to_string(second)) {
+        (Ok(one), Ok(other)) => (one, other),
+        (Err(error), _) | (_, Err(error)) => return (2, format!("sim: {error}\n")),
+    };
+    if one == other {
+        return (0, "the same\n".to_owned());
+    }
+    let pairs = one.lines().zip(other.lines()).enumerate();
+    match pairs.into_iter().find(|(_, (one, other))| one != other) {
+        Some((n, (one, other))) => (1, format!("line {}:\n< {one}\n> {other}\n", n + 1)),
+        None => (1, "one goes on where the other ends\n".to_owned()),
+    }
+}
+
+/// Reads a plan.
+pub fn read(path: &Path) -> Result<Plan, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A plan as it is kept.
+pub fn write(plan: &Plan) -> String {
+    serde_json::to_string_pretty(plan).expect("a plan is plain data") + "\n"
+}
+
+/// Makes a plan that fails smaller, and writes it to a file.
+pub fn shrink_to(plan: &Plan, path: &Path) -> Answer {
+    let Some((smaller, runs)) = shrink(plan) else {
+        return (2, "sim: the plan does not fail\n".to_owned());
+    };
+    if let Err(error) = fs::write(path, write(&smaller)) {
+        return (2, format!("sim: {}: {error}\n", path.display()));
+    }
+    let failure = world::run(&smaller).verdict.expect_err("it fails");
+    let (from, to, path) = (size(plan), size(&smaller), path.display());
+    (0, format!("{failure}\nfrom {from} to {to} things in {runs} runs: sim replay {path}\n"))
+}
+
+/// Replays every plan that once failed.
+pub fn corpus(folder: &Path) -> Answer {
+    let plans = match plans(folder) {
+        Ok(plans) => plans,
+        Err(error) => return (2, format!("sim: {}: {error}\n", folder.display())),
+    };
+    for path in &plans {
+        let failure = match read(path) {
+            Ok(plan) => world::run(&plan).verdict.err().map(|failure| failure.to_string()),
+            Err(error) => Some(error),
+        };
+        if let Some(failure) = failure {
+            let path = path.display();
+            return (1, format!("{failure}\nagain: cargo sim replay {path}\n"));
+        }
+    }
+    (0, format!("{} plans, all as promised\n", plans.len()))
+}
+
+fn plans(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut plans: Vec<_> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    plans.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    plans.sort();
+    Ok(plans)
+}
+
+/// Tells which rare situations many seeds reached, how often, and which they never did.
+pub fn reach(seeds: Range<u64>, known: &[&str]) -> Answer {
+    let mut reached: BTreeMap<&str, u64> = known.iter().map(|name| (*name, 0)).collect();
+    for seed in seeds.clone() {
+        for name in world::run(&Plan::from_seed(seed)).reached {
+            *reached.entry(name).or_default() += 1;
+        }
+    }
+    let never: BTreeSet<_> = reached.iter().filter(|(_, times)| **times == 0).collect();
+    let mut text = String::new();
+    for (name, times) in &reached {
+        text.push_str(&format!("{times:8} {name}\n"));
+    }
+    let count = seeds.count();
+    text.push_str(&format!("{} of {} never in {count} seeds\n", never.len(), reached.len()));
+    (u8::from(!never.is_empty()), text)
+}
+
+/// Runs seeds for their speed: `cpu_seconds` tells the processor time that was used so far.
+pub fn bench(seeds: Range<u64>, cpu_seconds: &dyn Fn() -> f64) -> Answer {
+    let from = cpu_seconds();
+    let (mut inputs, mut received) = (0, 0);
+    for seed in seeds.clone() {
+        let outcome = world::run(&Plan::from_seed(seed));
+        inputs += outcome.inputs;
+        received += outcome.received;
+    }
+    let seconds = cpu_seconds() - from;
+    let events = inputs + received;
+    #[expect(clippy::cast_precision_loss, reason = "a rate to look at")]
+    let rate = events as f64 / seconds;
+    let count = seeds.count();
+    let text = format!(
+        "{count} seeds: {inputs} inputs and {received} frames in {seconds:.2} s of processor \
+         time, {rate:.0} a second\n"
+    );
+    (0, text)
+}
+
+/// Plants each bug in turn, and tells in how many seeds it is caught.
+#[cfg(planted_bugs)]
+pub fn mutants(seeds: Range<u64>, only: Option<&str>) -> Answer {
+    use realtime_core::planted;
+
+    let (mut text, mut missed) = (String::new(), 0);
+    let names = planted::NAMES.iter().filter(|name| only.is_none_or(|only| only == **name));
+    for name in names {
+        planted::select(Some(name));
+        let mut caught = 0;
+        let mut first = None;
+        for seed in seeds.clone() {
+            let plan = Plan::from_seed(seed);
+            if let Err(failure) = world::run(&plan).verdict {
+                caught += 1;
+                first.get_or_insert((seed, plan, failure));
+            }
+        }
+        let line = match first {
+            None => {
+                missed += 1;
+                format!("{name:40} never caught\n")
+            }
+            Some((seed, plan, failure)) => {
+                let (smaller, runs) = shrink(&plan).expect("it fails");
+                let (from, to) = (size(&plan), size(&smaller));
+                format!(
+                    "{name:40} {caught:4} seeds, first {seed} by {}, {from} to {to} things in \
+                     {runs} runs\n",
+                    failure.oracle
+                )
+            }
+        };
+        planted::select(None);
+        text.push_str(&line);
+        eprint_line(&line);
+    }
+    text = format!("{missed} of the planted bugs were never caught\n");
+    (u8::from(missed > 0), text)
+}
+
+/// Without the bugs there is nothing to look for.
+#[cfg(not(planted_bugs))]
+pub fn mutants(_seeds: Range<u64>, _only: Option<&str>) -> Answer {
+    (2, "sim: built without planted bugs; use `cargo sim mutants`\n".to_owned())
+}
+
+/// A line while it takes long.
+#[cfg(planted_bugs)]
+fn eprint_line(line: &str) {
+    // Nobody looks: nothing is lost.
+    _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Every rare situation that machines tell of.
+pub const REACHABLE: &[&str] = &[
+    "a failed join that nobody waits for",
+    "a handshake that too much was held for",
+    "a join that was not answered in time",
+    "a late answer to an anonymous connection",
+    "a request that waited for a join",
+    "an answer to a join that nobody waits for",
+    "an answer to a join that was given up in its turn",
+    "publications coalesced",
+    "publications held for a handshake",
+    "relay_head_never_joins_up",
+    "relay_head_unreadable",
+    "relay_held_overflow",
+    "relay_joined_while_unsubscribing",
+    "relay_order_suspect",
+    "relay_receipts_full",
+    "relay_subscribe_unanswered",
+    "relay_unsubscribe_unanswered",
+    "relay_worker_full",
+    "the wall clock was stepped",
+    "the worker stalled",
+];

@@ -1,0 +1,177 @@
+//! What really happened: every publication that the broker took, and what came before it. Oracles
+//! judge by this, and never by what a machine says of itself.
+
+use std::collections::BTreeMap;
+
+use realtime_core::id::{Epoch, Mid, Position};
+
+use crate::plan::{Class, PublishPlan};
+
+/// Index of a stream.
+pub type StreamId = usize;
+
+/// A place in the history of a stream. Places form a tree: when the broker is set back, what
+/// follows grows from an earlier place.
+pub type NodeId = usize;
+
+/// Everything that was published.
+#[derive(Debug, Default)]
+pub struct Truth {
+    names: Vec<String>,
+    ids: BTreeMap<String, StreamId>,
+    nodes: Vec<Node>,
+    places: BTreeMap<(StreamId, u64, u64, u32), NodeId>,
+    /// By their number, which their payload says.
+    pub publications: Vec<Publication>,
+}
+
+/// A place in a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Node {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Where the service says that it is.
+    pub position: Position,
+    /// The place before.
+    pub prev: Option<NodeId>,
+    /// None for the beginning of an epoch.
+    pub publication: Option<usize>,
+}
+
+/// A publication.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Its stream.
+    pub stream: StreamId,
+    /// What is promised.
+    pub class: Class,
+    /// Whose connections skip it.
+    pub exclude: Option<String>,
+    /// Its type.
+    pub kind: &'static str,
+    /// Its payload.
+    pub payload: String,
+    /// What the broker made of it; none as long as it has not taken it.
+    pub taken: Option<Taken>,
+    /// Connections that its frame was handed to, by instance and life.
+    pub handed: Vec<((usize, u32), u32)>,
+}
+
+/// What the broker made of a publication.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// The place of a durable one; of another, the place of its stream at that time.
+    pub node: Option<NodeId>,
+    /// Counts all publications that the broker took.
+    pub order: u64,
+    /// The version of a latest value.
+    pub version: u64,
+}
+
+impl Truth {
+    /// The index of a stream.
+    pub fn stream(&mut self, name: &str) -> StreamId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        self.names.push(name.to_owned());
+        self.ids.insert(name.to_owned(), self.names.len() - 1);
+        self.names.len() - 1
+    }
+
+    /// The index of a stream that is known.
+    pub fn find(&self, name: &str) -> Option<StreamId> {
+        self.ids.get(name).copied()
+    }
+
+    /// The name of a stream.
+    pub fn name(&self, stream: StreamId) -> &str {
+        &self.names[stream]
+    }
+
+    /// Adds a publication that is about to be sent to the broker.
+    pub fn announce(&mut self, plan: &PublishPlan) -> usize {
+        let number = self.publications.len();
+        let (kind, key) = match plan.class {
+            Class::Durable => ("ticket:availability", 0),
+            Class::Latest(key) => ("booking:queue_position", key),
+            Class::Ingress => ("ticket:released", 0),
+        };
+        let filling = "x".repeat(plan.bytes);
+        let publication = Publication {
+            stream: self.stream(&plan.stream),
+            class: plan.class,
+            exclude: plan.exclude.clone().filter(|_| plan.class != Class::Ingress),
+            kind,
+            payload: format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#),
+            taken: None,
+            handed: Vec::new(),
+        };
+        self.publications.push(publication);
+        number
+    }
+
+    /// Adds a place.
+    pub fn grow(&mut self, node: Node) -> NodeId {
+        let Position { epoch, offset, .. } = node.position;
+        let place = (node.stream, epoch.0, offset, node.position.check());
+        self.nodes.push(node);
+        self.places.insert(place, self.nodes.len() - 1);
+        self.nodes.len() - 1
+    }
+
+    /// The place that an id names.
+    pub fn place(&self, stream: StreamId, id: &str) -> Option<NodeId> {
+        let mut parts = id.split('-');
+        let epoch = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let offset = parts.next()?.parse().ok()?;
+        let check = u32::from_str_radix(parts.next()?, 16).ok()?;
+        self.places.get(&(stream, epoch, offset, check)).copied()
+    }
+
+    /// A place.
+    pub fn node(&self, node: NodeId) -> &Node {
+        &self.nodes[node]
+    }
+
+    /// Whether everything after `from` up to `to` is nothing that `user` is to get.
+    pub fn nothing_between(&self, from: NodeId, to: NodeId, user: Option<&str>) -> bool {
+        let mut at = to;
+        while at != from {
+            let node = self.node(at);
+            let Some(publication) = node.publication else { return false };
+            if !self.publications[publication].skips(user) {
+                return false;
+            }
+            let Some(prev) = node.prev else { return false };
+            at = prev;
+        }
+        true
+    }
+}
+
+impl Publication {
+    /// Whether the connections of `user` skip it.
+    pub fn skips(&self, user: Option<&str>) -> bool {
+        user.is_some() && self.exclude.as_deref() == user
+    }
+
+    /// Notes that its frame was handed to so many connections of an instance.
+    pub fn hand(&mut self, life: (usize, u32), connections: u32) {
+        match self.handed.iter_mut().find(|(other, _)| *other == life) {
+            Some((_, handed)) => *handed += connections,
+            None => self.handed.push((life, connections)),
+        }
+    }
+
+    /// To how many connections of an instance its frame was handed.
+    pub fn handed(&self, life: (usize, u32)) -> u32 {
+        self.handed.iter().find(|(other, _)| *other == life).map_or(0, |(_, handed)| *handed)
+    }
+}
+
+/// The beginning of an epoch.
+pub fn origin(stream: StreamId, epoch: Epoch) -> Node {
+    let position = Position { epoch, offset: 0, mid: Mid(0) };
+    Node { stream, position, prev: None, publication: None }
+}

@@ -1,0 +1,227 @@
+//! Services that publish, the broker, and what it sends to instances.
+
+use std::time::Duration;
+
+use realtime_core::{
+    entry::Body,
+    id::{BootId, Epoch, Mid, ReadId},
+    relay::{Channel, Ingress},
+    stream::StreamName,
+    time::UnixMillis,
+};
+
+use crate::{
+    broker::Link,
+    plan::{Class, Trouble},
+    truth::StreamId,
+};
+
+use super::{
+    Event, Queue, World,
+    instance::{HostEvent, LifeId},
+};
+
+impl World<'_, '_> {
+    /// A service publishes through an instance, or straight to an ingress channel.
+    pub(super) fn publish(&mut self, publish: usize) {
+        let plan = &self.plan.publishes[publish];
+        let alive: Vec<LifeId> =
+            self.instances.iter().filter_map(|i| Some(i.life.as_ref()?.id)).collect();
+        let Some(&life) = alive.get(plan.instance % alive.len().max(1)) else { return };
+        let number = self.truth.announce(plan);
+        if plan.class == Class::Ingress {
+            return self.publish_ingress(number);
+        }
+        // A random mid, of which no two begin with the same 32 bits.
+        let mid = Mid((number as u64 + 1) << 32 | self.ids.below(1 << 32));
+        let deadline = self.now + RECEIPT_TIMEOUT;
+        let stream = self.name(self.truth.publications[number].stream);
+        self.receipts.expect(mid, number, life, deadline);
+        let expected = HostEvent::Expected(mid, stream, deadline);
+        self.queue(Queue::Service(life), Event::Host(life, expected));
+        let stream = self.truth.publications[number].stream;
+        self.queue(Queue::Commands(life, stream % 2), Event::Take(life, number, mid));
+    }
+
+    fn name(&self, stream: StreamId) -> StreamName {
+        StreamName::room(self.truth.name(stream)).expect("plans name valid streams")
+    }
+
+    fn publish_ingress(&mut self, number: usize) {
+        if self.broker_down > 0 {
+            return;
+        }
+        self.broker.ingress(&mut self.truth, number);
+        let publication = &self.truth.publications[number];
+        let name = self.truth.name(publication.stream);
+        let target = match name.strip_prefix("user:") {
+            Some(user) => format!(r#""user_id":"{user}""#),
+            None => format!(r#""room":"{name}""#),
+        };
+        let (kind, payload) = (publication.kind, &publication.payload);
+        let text = format!(r#"{{"type":"{kind}",{target},"payload":{payload}}}"#);
+        for link in self.broker.links() {
+            let channel = Channel::Ingress(Ingress::Ticket);
+            let received = HostEvent::Received(link.2, channel, text.clone().into());
+            self.bring(link, received);
+        }
+    }
+
+    /// Something comes over a subscription connection.
+    fn bring(&mut self, link: Link, event: HostEvent) {
+        let life = (link.0, link.1);
+        self.queue(Queue::Items(link), Event::Host(life, event));
+    }
+
+    /// The broker is asked to publish.
+    pub(super) fn take(&mut self, life: LifeId, number: usize, mid: Mid) {
+        let stream = self.truth.publications[number].stream;
+        let reply = if self.broker_down > 0 {
+            HostEvent::Unpublished(mid)
+        } else {
+            self.send_out(number, mid);
+            HostEvent::Published(mid)
+        };
+        if self.has_trouble(life.0, |what| matches!(what, Trouble::RepliesLost)) {
+            let given_up = Event::Host(life, HostEvent::Unpublished(mid));
+            return self.after(RECEIPT_TIMEOUT * 2, given_up);
+        }
+        self.queue(Queue::Replies(life, stream % 2), Event::Host(life, reply));
+    }
+
+    fn send_out(&mut self, number: usize, mid: Mid) {
+        let epoch = self.next_epoch();
+        let publication = &self.truth.publications[number];
+        let stream = publication.stream;
+        let is_durable = publication.class == Class::Durable;
+        let key = match publication.class {
+            Class::Latest(key) => key.to_string(),
+            Class::Durable | Class::Ingress => String::new(),
+        };
+        let body = Body {
+            kind: publication.kind.into(),
+            payload: publication.payload.clone().into(),
+            exclude_user: publication.exclude.as_deref().map(Into::into),
+            key: key.into(),
+            ack: false,
+            origin: BootId(1),
+            published: UnixMillis(0),
+        };
+        let bytes = self.broker.publish(&mut self.truth, number, (mid, epoch), body);
+        let name = self.name(stream);
+        for link in self.broker.subscribers(stream) {
+            if self.is_lost(link.0) {
+                self.reach("sim_publication_lost");
+                continue;
+            }
+            let twice = is_durable && self.has_trouble(link.0, |w| matches!(w, Trouble::Twice));
+            for _ in 0..1 + u32::from(twice) {
+                let channel = Channel::Stream(name.clone());
+                self.bring(link, HostEvent::Received(link.2, channel, bytes.clone()));
+            }
+        }
+    }
+
+    /// Epochs grow with time, as their upper bits are the time.
+    fn next_epoch(&mut self) -> Epoch {
+        self.epochs_made += 1;
+        Epoch((super::EPOCH_MS + self.now.0 / 1_000_000) << 22 | self.epochs_made)
+    }
+
+    fn is_lost(&mut self, instance: usize) -> bool {
+        self.is_struck(instance, |what| match what {
+            Trouble::Lossy(permille) => Some(*permille),
+            _ => None,
+        })
+    }
+
+    /// Whether this time a trouble hits that hits so many of a thousand.
+    fn is_struck(
+        &mut self,
+        instance: usize,
+        permille: impl Fn(&Trouble) -> Option<u64>,
+    ) -> bool {
+        let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
+        let permille = active
+            .filter(|fault| fault.instance == instance)
+            .filter_map(|fault| permille(&fault.what))
+            .max();
+        permille.is_some_and(|permille| self.net.below(1_000) < permille)
+    }
+
+    pub(super) fn has_trouble(&self, instance: usize, is_it: impl Fn(&Trouble) -> bool) -> bool {
+        let mut active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
+        active.any(|fault| fault.instance == instance && is_it(&fault.what))
+    }
+
+    /// The broker is asked to subscribe or unsubscribe a connection.
+    pub(super) fn interest(&mut self, link: Link, stream: StreamId, on: bool) {
+        let name = self.name(stream);
+        if !on {
+            self.broker.unsubscribe(link, stream);
+            return self.bring(link, HostEvent::Unsubscribed(link.2, name));
+        }
+        let refused = self.is_struck(link.0, |what| match what {
+            Trouble::Unsubscribable(permille) => Some(*permille),
+            _ => None,
+        });
+        if refused {
+            return;
+        }
+        self.broker.subscribe(link, stream);
+        let unconfirmed = self.is_struck(link.0, |what| match what {
+            Trouble::Unconfirmed(permille) => Some(*permille),
+            _ => None,
+        });
+        if !unconfirmed {
+            self.bring(link, HostEvent::Subscribed(link.2, name));
+        }
+    }
+
+    /// The broker is asked for a head.
+    pub(super) fn read(&mut self, life: LifeId, read: ReadId, stream: StreamId) {
+        let epoch = self.next_epoch();
+        let fails = self.has_trouble(life.0, |what| matches!(what, Trouble::ReadsFail));
+        let can_tell = self.broker_down == 0 && !fails;
+        let head = can_tell.then(|| self.broker.head(&mut self.truth, stream, epoch));
+        let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
+        let slow = active.filter(|fault| fault.instance == life.0).filter_map(|fault| {
+            match fault.what {
+                Trouble::ReadsSlow(ms) => Some(ms),
+                _ => None,
+            }
+        });
+        let slow = Duration::from_millis(slow.max().unwrap_or(0));
+        let event = Event::Host(life, HostEvent::HeadRead(read, head));
+        self.queue_slowly(Queue::Replies(life, stream % 2), slow, event);
+    }
+
+    /// An instance connects to the broker, if nothing keeps it from that.
+    pub(super) fn try_link(&mut self, instance: usize) {
+        if self.broker_down > 0 || self.cut[instance] > 0 {
+            return;
+        }
+        let Some(life) = self.instances[instance].life.as_mut().filter(|life| !life.up) else {
+            return;
+        };
+        life.up = true;
+        life.generation += 1;
+        let link = (life.id.0, life.id.1, life.generation);
+        self.broker.connect(link);
+        self.bring(link, HostEvent::LinkUp(link.2));
+    }
+
+    /// An instance loses its connection; the broker notices after `ghost`.
+    pub(super) fn unlink(&mut self, instance: usize, ghost: Duration) {
+        let Some(life) = self.instances[instance].life.as_mut().filter(|life| life.up) else {
+            return;
+        };
+        life.up = false;
+        let (id, generation) = (life.id, life.generation);
+        self.after(ghost, Event::Ghost((id.0, id.1, generation)));
+        self.pending.push_back((id, HostEvent::LinkDown));
+    }
+}
+
+/// How long a service waits for receipts.
+const RECEIPT_TIMEOUT: Duration = Duration::from_millis(250);

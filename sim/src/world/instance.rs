@@ -1,0 +1,342 @@
+//! Instances: one life after another, each with a relay and shards.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use realtime_core::{
+    id::{ConnectionId, DeliveryId, Generation, WorkerId},
+    limits::{RelayLimits, ShardLimits},
+    link::{ToRelay, ToShard},
+    relay::{self, Channel, Relay},
+    shard::{Identity, Reference, Shard, VerifyError},
+    stream::StreamName,
+    time::{Instant, UnixMillis},
+};
+
+use crate::{
+    oracle::{Failure, Verdict, gauges::Counts, peers},
+    plan::{Knobs, Trouble},
+    random::labelled,
+    session::Stage,
+    truth::NodeId,
+};
+
+use super::{Event, Queue, World};
+
+/// An instance and which of its lives.
+pub(super) type LifeId = (usize, u32);
+
+/// A place where an instance runs.
+#[derive(Debug, Default)]
+pub(super) struct Instance {
+    pub(super) life: Option<Life>,
+    pub(super) lives: u32,
+}
+
+/// A running instance.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) id: LifeId,
+    pub(super) born: Instant,
+    pub(super) relay: Relay,
+    pub(super) relay_timer: Option<Instant>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) generation: u64,
+    pub(super) up: bool,
+    pub(super) skew_ms: i64,
+    pub(super) frozen: bool,
+    /// What came while it stood still.
+    pub(super) deferred: VecDeque<HostEvent>,
+    /// Shards that are drained, once it is being drained.
+    pub(super) drained: Option<usize>,
+    /// When it is back after a drain.
+    pub(super) back: Instant,
+}
+
+/// What surrounds a shard.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) shard: Shard,
+    pub(super) timer: Option<Instant>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) free: Vec<usize>,
+    pub(super) walks: BTreeMap<DeliveryId, Walk>,
+    pub(super) counts: Counts,
+}
+
+/// A slot of the table of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) session: Option<usize>,
+    pub(super) generation: u32,
+}
+
+/// A fan-out under way.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) bytes: usize,
+    /// What it brings: the numbers of publications and their places.
+    pub(super) carried: Vec<(usize, Option<NodeId>)>,
+    pub(super) accepted: u32,
+}
+
+/// Something that happens to an instance; waits while it stands still.
+#[derive(Debug)]
+pub(super) enum HostEvent {
+    LinkUp(u64),
+    LinkDown,
+    Received(u64, Channel, Bytes),
+    Subscribed(u64, StreamName),
+    Unsubscribed(u64, StreamName),
+    HeadRead(realtime_core::id::ReadId, Option<realtime_core::id::Position>),
+    Expected(realtime_core::id::Mid, StreamName, Instant),
+    Published(realtime_core::id::Mid),
+    Unpublished(realtime_core::id::Mid),
+    FromShard(usize, ToRelay),
+    RelayTimer(Instant),
+    ToShard(usize, ToShard),
+    ShardTimer(usize, Instant),
+    Walk(usize, DeliveryId),
+    Arrive(usize),
+    Verified(usize, Result<Identity, VerifyError>),
+    Message(usize, String),
+    Heard(usize),
+    Misbehaved(usize),
+    Refreshed(usize, Option<Reference>, Result<Identity, VerifyError>),
+    Congested(usize),
+    Relieved(usize),
+    Overflowed(usize),
+    Closed(usize),
+    Draining(usize, Duration),
+    WallClock(usize),
+}
+
+impl World<'_, '_> {
+    pub(super) fn boot(&mut self, instance: usize) {
+        if self.instances[instance].life.is_some() {
+            return;
+        }
+        self.instances[instance].lives += 1;
+        let id = (instance, self.instances[instance].lives);
+        let seed = labelled(self.plan.seed, &format!("instance/{id:?}")).next();
+        let knobs = &self.plan.knobs;
+        let unix = UnixMillis(super::EPOCH_MS + self.now.0 / 1_000_000);
+        let hosts = (0..u64::from(knobs.workers))
+            .map(|worker| Host {
+                shard: Shard::new(shard_limits(knobs), seed ^ worker, seed, self.now, unix),
+                timer: None,
+                slots: Vec::new(),
+                free: Vec::new(),
+                walks: BTreeMap::new(),
+                counts: Counts::default(),
+            })
+            .collect();
+        self.instances[instance].life = Some(Life {
+            id,
+            born: self.now,
+            relay: Relay::new(relay_limits(knobs), seed, self.now),
+            relay_timer: None,
+            hosts,
+            generation: 0,
+            up: false,
+            skew_ms: 0,
+            frozen: false,
+            deferred: VecDeque::new(),
+            drained: None,
+            back: Instant(0),
+        });
+        self.try_link(instance);
+    }
+
+    pub(super) fn live(&self, id: LifeId) -> &Life {
+        self.instances[id.0].life.as_ref().expect("it was there a moment ago")
+    }
+
+    pub(super) fn live_mut(&mut self, id: LifeId) -> &mut Life {
+        self.instances[id.0].life.as_mut().expect("it was there a moment ago")
+    }
+
+    /// Something happens to an instance.
+    pub(super) fn host(&mut self, id: LifeId, event: HostEvent) -> Verdict {
+        let Some(life) = self.instances[id.0].life.as_mut().filter(|life| life.id == id) else {
+            return Ok(());
+        };
+        if life.frozen {
+            life.deferred.push_back(event);
+            return Ok(());
+        }
+        self.inputs += 1;
+        let generation = Generation;
+        let input = match event {
+            HostEvent::LinkUp(up) => {
+                relay::Input::LinkUp { generation: generation(up), run_id: 1 }
+            }
+            HostEvent::LinkDown => relay::Input::LinkDown,
+            HostEvent::Received(of, channel, bytes) => {
+                relay::Input::Received { generation: generation(of), channel, bytes }
+            }
+            HostEvent::Subscribed(of, stream) => {
+                relay::Input::Subscribed { generation: generation(of), stream }
+            }
+            HostEvent::Unsubscribed(of, stream) => {
+                relay::Input::Unsubscribed { generation: generation(of), stream }
+            }
+            HostEvent::HeadRead(read, head) => relay::Input::HeadRead { read, head },
+            HostEvent::Expected(mid, stream, deadline) => {
+                relay::Input::Expected { mid, stream, deadline }
+            }
+            HostEvent::Published(mid) => relay::Input::Published { mid },
+            HostEvent::Unpublished(mid) => relay::Input::Unpublished { mid },
+            HostEvent::FromShard(worker, message) => {
+                let worker = WorkerId(u16::try_from(worker).expect("few workers"));
+                relay::Input::FromShard { worker, message }
+            }
+            HostEvent::RelayTimer(at) => {
+                if life.relay_timer != Some(at) {
+                    return Ok(());
+                }
+                life.relay_timer = None;
+                relay::Input::TimedOut
+            }
+            other => return self.shard_event(id, other),
+        };
+        self.relay(id, input)
+    }
+
+    fn relay(&mut self, id: LifeId, input: relay::Input) -> Verdict {
+        let now = self.now;
+        let life = self.live_mut(id);
+        let mut actions = Vec::new();
+        life.relay.handle(now, input, &mut actions);
+        let deadline = life.relay.next_deadline().map(|at| at.max(now));
+        if deadline != life.relay_timer {
+            life.relay_timer = deadline;
+            if let Some(at) = deadline {
+                self.at(at, Event::Host(id, HostEvent::RelayTimer(at)));
+            }
+        }
+        for action in actions {
+            self.trace.say("relay", now, || format!("{id:?} {action:?}"));
+            self.relay_action(id, action)?;
+        }
+        Ok(())
+    }
+
+    fn relay_action(&mut self, id: LifeId, action: relay::Action) -> Verdict {
+        let link = (id.0, id.1, self.live(id).generation);
+        match action {
+            relay::Action::ToShard { worker, message } => {
+                let slow = self.delay_of(id.0, worker.0);
+                let worker = usize::from(worker.0);
+                let event = Event::Host(id, HostEvent::ToShard(worker, message));
+                self.queue_slowly(Queue::ToShard(id, worker), slow, event);
+            }
+            relay::Action::Subscribe { stream } => {
+                let stream = self.truth.stream(stream.as_str());
+                self.queue(Queue::Interest(link), Event::Interest(link, stream, true));
+            }
+            relay::Action::Unsubscribe { stream } => {
+                let stream = self.truth.stream(stream.as_str());
+                self.queue(Queue::Interest(link), Event::Interest(link, stream, false));
+            }
+            relay::Action::ReadHead { read, stream } => {
+                let stream = self.truth.stream(stream.as_str());
+                self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream));
+            }
+            relay::Action::Receipt { mid, recipients } => {
+                self.receipt(mid, Some(recipients))?;
+            }
+            relay::Action::Unexpected { mid } => self.receipt(mid, None)?,
+            relay::Action::Reach(name) => self.reach(name),
+        }
+        Ok(())
+    }
+
+    fn receipt(&mut self, mid: realtime_core::id::Mid, answer: Option<u32>) -> Verdict {
+        self.receipts.answered(&self.truth, mid, answer, self.now, !self.is_steady)
+    }
+
+    /// How much slower the way to a worker is at present.
+    fn delay_of(&self, instance: usize, worker: u16) -> Duration {
+        let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
+        let delays = active.filter(|fault| fault.instance == instance).filter_map(|fault| {
+            match fault.what {
+                Trouble::SlowWorker(of, delay) if of == worker => Some(delay),
+                _ => None,
+            }
+        });
+        Duration::from_millis(delays.max().unwrap_or(0))
+    }
+
+    /// An instance is gone, and its connections with it.
+    pub(super) fn end_life(&mut self, instance: usize) {
+        let Some(life) = self.instances[instance].life.take() else { return };
+        self.receipts.forget(life.id);
+        self.drains.forget(life.id);
+        if life.up {
+            let ghost = self.some(Duration::from_secs(2));
+            self.after(ghost, Event::Ghost((life.id.0, life.id.1, life.generation)));
+        }
+        for slot in life.hosts.iter().flat_map(|host| &host.slots) {
+            let Some(session) = slot.session else { continue };
+            self.sessions[session].stage = Stage::Gone;
+            self.come_back(session, Duration::from_secs(2));
+        }
+    }
+
+    /// The present connection of a slot.
+    pub(super) fn session_of(
+        &self,
+        id: LifeId,
+        worker: usize,
+        conn: ConnectionId,
+    ) -> Result<usize, Failure> {
+        let slot = self.live(id).hosts[worker].slots.get(conn.slot as usize);
+        slot.filter(|slot| slot.generation == conn.generation)
+            .and_then(|slot| slot.session)
+            .ok_or_else(|| Failure::new("stale", format!("{conn:?} of {id:?} is no connection")))
+    }
+}
+
+fn relay_limits(knobs: &Knobs) -> RelayLimits {
+    RelayLimits {
+        workers: knobs.workers,
+        positions: knobs.positions,
+        in_flight_max: knobs.in_flight,
+        in_flight_bytes_max: 8 << 20,
+        linger: Duration::from_millis(knobs.linger_ms),
+        held_bytes_max: knobs.held_bytes,
+        expected_max: knobs.expected,
+        head_reads_max: knobs.head_reads,
+        subscribe_timeout: Duration::from_secs(5),
+        ingress_bytes_max: 65_536,
+    }
+}
+
+fn shard_limits(knobs: &Knobs) -> ShardLimits {
+    ShardLimits {
+        connections_max: 1_000,
+        connections_per_user_max: knobs.per_user,
+        accepts_per_second_max: 0,
+        rooms_per_connection_max: knobs.rooms,
+        anonymous_allowed: true,
+        origins: vec!["*".to_owned()],
+        public_rooms: vec!["event:*".to_owned()],
+        ping_interval: Duration::from_millis(knobs.ping_ms),
+        pong_timeout: peers::pong_timeout(knobs),
+        join_timeout: Duration::from_millis(knobs.join_timeout_ms),
+        close_timeout: Duration::from_secs(5),
+        slow_timeout: peers::SLOW_TIMEOUT,
+        expiry_notice: Duration::from_secs(5),
+        messages_per_second_max: knobs.messages_per_s,
+        message_burst_max: 5,
+        rate_grace: Duration::from_secs(3),
+        errors_max: knobs.errors,
+        parked_joins_max: 10_000,
+        waiting_requests_max: 16,
+        coalesced_bytes_max: knobs.coalesced_bytes,
+    }
+}

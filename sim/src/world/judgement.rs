@@ -1,0 +1,123 @@
+//! The end: everything must be as it should.
+
+use std::{collections::BTreeSet, fmt::Debug};
+
+use crate::{
+    oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers},
+    plan::{Knobs, Plan, Trouble},
+    session::Stage,
+    truth::StreamId,
+};
+
+use super::{World, instance::LifeId};
+
+impl Plan {
+    /// Whether clocks are never set, and no instance ever stands still.
+    pub(super) fn is_steady(&self) -> bool {
+        !self.has(|what| matches!(what, Trouble::Freeze | Trouble::Clock(_)))
+    }
+
+    /// Whether every client must be connected in the end, and stays so.
+    fn settles(&self) -> bool {
+        let usual = Knobs::usual();
+        let limits = self.knobs.per_user >= usual.per_user
+            && self.knobs.join_timeout_ms >= 500
+            && self.knobs.messages_per_s == 0
+            && self.knobs.outbox_bytes >= usual.outbox_bytes;
+        limits && self.clients.iter().all(|client| client.token_ms.is_none())
+    }
+}
+
+impl World<'_, '_> {
+    pub(super) fn judge(&self) -> Verdict {
+        let settles = self.plan.settles();
+        for client in 0..self.clients.len() {
+            self.judge_client(client, settles)
+                .map_err(|error| error.at(format!("client {client} in the end")))?;
+        }
+        for session in self.sessions.iter().filter(|session| session.stage == Stage::Open) {
+            peers::open(session, self.moment(session.life))?;
+        }
+        for life in self.instances.iter().filter_map(|instance| instance.life.as_ref()) {
+            self.judge_life(life.id, settles)
+                .map_err(|error| error.at(format!("instance {:?} in the end", life.id)))?;
+        }
+        self.receipts.judge(&self.truth, self.is_calm)?;
+        self.drains.judge()?;
+        self.first_pings.judge("first pings")?;
+        self.reconnects.judge("reconnects")?;
+        self.refetches.judge("refetches")
+    }
+
+    fn judge_client(&self, client: usize, settles: bool) -> Verdict {
+        let failed = |what: &dyn Debug| Err(Failure::new("liveness", format!("{what:?}")));
+        let session = self.clients[client].session.map(|session| &self.sessions[session]);
+        let Some(session) = session.filter(|session| session.is_well()) else {
+            return if settles { failed(&("not connected", session)) } else { Ok(()) };
+        };
+        if !settles {
+            return Ok(());
+        }
+        answers::judge(session)?;
+        let member = |room: &&String| {
+            let stream = self.truth.find(room);
+            !stream.is_some_and(|stream| session.streams.contains_key(&stream))
+        };
+        let lacking: Vec<_> = self.clients[client].wants.iter().filter(member).collect();
+        if !lacking.is_empty() {
+            return failed(&("not joined", lacking));
+        }
+        if self.plan.knobs.positions {
+            liveness::judge(&self.truth, &self.broker, session)?;
+        }
+        Ok(())
+    }
+
+    fn judge_life(&self, id: LifeId, settles: bool) -> Verdict {
+        let life = self.live(id);
+        let sessions = self.sessions.iter().filter(|session| session.life == id);
+        let busy = sessions
+            .clone()
+            .any(|session| !matches!(session.stage, Stage::Open | Stage::Gone));
+        if !settles || busy {
+            return Ok(());
+        }
+        let open = sessions.filter(|session| session.stage == Stage::Open);
+        let wanted: BTreeSet<StreamId> =
+            open.flat_map(|session| session.streams.keys().copied()).collect();
+        let subscribed = self.broker.subscriptions((id.0, id.1, life.generation));
+        interest::judge(&self.truth, &subscribed, &wanted)?;
+        let streams = life.relay.stats().streams;
+        if streams != wanted.len() as u64 {
+            let what = format!("the relay knows {streams} streams of {}", wanted.len());
+            return Err(Failure::new("interest", what));
+        }
+        for host in &life.hosts {
+            gauges::judge(&host.shard.stats(), &host.counts)?;
+        }
+        Ok(())
+    }
+
+    /// Fingerprints of all machines.
+    pub(super) fn states(&self) -> Vec<(String, u64)> {
+        let lives = self.instances.iter().filter_map(|instance| instance.life.as_ref());
+        let mut states = Vec::new();
+        for life in lives {
+            let (instance, boot) = life.id;
+            states.push((format!("relay {instance}.{boot}"), life.relay.state_hash()));
+            for (worker, host) in life.hosts.iter().enumerate() {
+                let name = format!("shard {instance}.{boot}.{worker}");
+                states.push((name, host.shard.state_hash()));
+            }
+        }
+        states
+    }
+
+    /// A fingerprint of the whole run.
+    pub(super) fn fingerprint(&mut self) -> u64 {
+        for (_, state) in self.states() {
+            self.mix(state);
+        }
+        self.hash
+    }
+}

@@ -1,0 +1,441 @@
+//! Clients: what they do, and what they make of what they receive.
+
+use std::{sync::Arc, time::Duration};
+
+use realtime_core::{
+    id::ConnectionId,
+    shard::{Identity, Reference, VerifyError},
+};
+
+use crate::{
+    frames::{Message, Payload},
+    oracle::{Failure, Verdict, answers, audience, order},
+    plan::{Class, Step},
+    session::{Asked, Seen, Session, Stage},
+    truth::{NodeId, StreamId},
+};
+
+use super::{
+    Event, Queue, World,
+    instance::{HostEvent, LifeId},
+};
+
+impl World<'_, '_> {
+    pub(super) fn connect(&mut self, client: usize) {
+        if self.clients[client].session.is_some() {
+            return;
+        }
+        let plan = &self.plan.clients[client];
+        let alive: Vec<LifeId> =
+            self.instances.iter().filter_map(|i| Some(i.life.as_ref()?.id)).collect();
+        let attempt = self.clients[client].attempts;
+        self.clients[client].attempts += 1;
+        if alive.is_empty() {
+            return self.after(Duration::from_millis(500), Event::Connect(client));
+        }
+        let life = alive[(plan.instance + attempt) % alive.len()];
+        let worker = (usize::from(plan.worker) + attempt) % usize::from(self.plan.knobs.workers);
+        let conn = ConnectionId { slot: u32::MAX, generation: u32::MAX };
+        let session = Session::new(client, plan.user.clone(), life, worker, conn);
+        self.sessions.push(session);
+        let session = self.sessions.len() - 1;
+        self.clients[client].session = Some(session);
+        let event = Event::Host(life, HostEvent::Arrive(session));
+        self.queue(Queue::Socket(session), event);
+    }
+
+    /// The client of a connection that is over connects again, after a while.
+    pub(super) fn come_back(&mut self, session: usize, at_most: Duration) {
+        let client = self.sessions[session].client;
+        if self.clients[client].session == Some(session) {
+            self.clients[client].session = None;
+            self.remember(session);
+            let wait = Duration::from_millis(100) + self.some(at_most);
+            self.after(wait, Event::Connect(client));
+        }
+    }
+
+    /// The client keeps where it was in its streams.
+    fn remember(&mut self, session: usize) {
+        let client = self.sessions[session].client;
+        for (stream, seen) in &self.sessions[session].streams {
+            if let Some(at) = seen.at {
+                self.clients[client].last.insert(*stream, at);
+            }
+        }
+    }
+
+    /// A token of the session's client, for the user `user`.
+    fn token(&self, session: usize, user: &str, rooms: &[&str]) -> Identity {
+        let client = &self.plan.clients[self.sessions[session].client];
+        let now_ms = super::EPOCH_MS + self.now.0 / 1_000_000;
+        Identity {
+            user: user.into(),
+            rooms: rooms.iter().map(|room| Box::from(*room)).collect::<Vec<_>>().into(),
+            expires: client.token_ms.map(|ms| (now_ms + ms) / 1_000),
+        }
+    }
+
+    pub(super) fn verify(&mut self, session: usize) {
+        let user = self.sessions[session].user.clone().expect("it has a token");
+        let identity = self.token(session, &user, &["vip:*"]);
+        self.sessions[session].expires_ms = identity.expires.map(|seconds| seconds * 1_000);
+        let life = self.sessions[session].life;
+        let wait = Duration::from_micros(self.net.below(2_000));
+        self.after(wait, Event::Host(life, HostEvent::Verified(session, Ok(identity))));
+    }
+
+    pub(super) fn verify_refresh(
+        &mut self,
+        session: usize,
+        token: &str,
+        reference: Option<Reference>,
+    ) {
+        let user = self.sessions[session].user.clone().unwrap_or_default();
+        let outcome = match token {
+            "0" => Ok(self.token(session, &user, &["vip:*"])),
+            "2" => Ok(Identity {
+                user: "somebody else".into(),
+                rooms: Arc::from([]),
+                expires: None,
+            }),
+            "3" => Ok(self.token(session, &user, &[])),
+            _ => Err(VerifyError("no token at all")),
+        };
+        let life = self.sessions[session].life;
+        let wait = Duration::from_micros(self.net.below(2_000));
+        self.after(wait, Event::Host(life, HostEvent::Refreshed(session, reference, outcome)));
+    }
+
+    /// A client does what its plan says; what it can't do while it is not connected is left out,
+    /// but for the rooms that it wants to be in.
+    pub(super) fn step(&mut self, client: usize, step: usize) {
+        let step = &self.plan.clients[client].steps[step].1;
+        match step {
+            Step::Join(room) => _ = self.clients[client].wants.insert(room.clone()),
+            Step::Leave(room) => _ = self.clients[client].wants.remove(room),
+            _ => {}
+        }
+        let Some(session) = self.clients[client].session else { return };
+        if !self.sessions[session].is_well() {
+            return;
+        }
+        match step {
+            Step::Join(room) => self.ask(session, Asked::Join(room.clone(), None), ""),
+            Step::Leave(room) => self.ask(session, Asked::Leave(room.clone()), ""),
+            Step::Ping => self.ask(session, Asked::Ping, ""),
+            Step::Garbage(which) => self.talk_garbage(session, *which),
+            Step::Subscribe => {
+                let user = self.sessions[session].user.as_deref().unwrap_or("user-0");
+                let text = format!(r#"{{"type":"user:subscribe","payload":{{"user_id":"{user}"}}}}"#);
+                self.say(session, text);
+            }
+            Step::Refresh(token) => {
+                let is_good = matches!(token, 0 | 3) && self.sessions[session].user.is_some();
+                self.ask(session, Asked::Refresh(is_good), &token.to_string());
+            }
+            Step::Misbehave => {
+                let life = self.sessions[session].life;
+                let event = Event::Host(life, HostEvent::Misbehaved(session));
+                self.queue(Queue::Socket(session), event);
+            }
+            Step::Quit => {
+                let life = self.sessions[session].life;
+                self.sessions[session].vanished = true;
+                let event = Event::Host(life, HostEvent::Closed(session));
+                self.queue(Queue::Socket(session), event);
+                self.come_back(session, Duration::from_secs(2));
+            }
+            Step::Vanish => {
+                self.sessions[session].vanished = true;
+                self.come_back(session, Duration::from_secs(2));
+            }
+            Step::Stall(ms) => {
+                let until = self.now + Duration::from_millis(*ms);
+                self.sessions[session].stalled_until = Some(until);
+                self.at(until, Event::Unstall(session));
+            }
+        }
+    }
+
+    pub(super) fn unstall(&mut self, session: usize) {
+        let life = self.sessions[session].life;
+        let stalled = &mut self.sessions[session];
+        stalled.stalled_until = None;
+        stalled.queued = 0;
+        let pings = stalled.pings;
+        match stalled.stage {
+            Stage::Open => {
+                if stalled.congested.take().is_some() {
+                    let event = Event::Host(life, HostEvent::Relieved(session));
+                    self.queue(Queue::Socket(session), event);
+                }
+                if pings > 0 && !self.sessions[session].vanished {
+                    let event = Event::Host(life, HostEvent::Heard(session));
+                    self.queue(Queue::Socket(session), event);
+                }
+            }
+            Stage::Closing if !stalled.vanished => {
+                let event = Event::Host(life, HostEvent::Closed(session));
+                self.queue(Queue::Socket(session), event);
+            }
+            Stage::Arriving | Stage::Closing | Stage::Reset | Stage::Gone => {}
+        }
+    }
+
+    /// Asks again for a room that could not be joined.
+    pub(super) fn retry(&mut self, session: usize, room: &str) {
+        let client = self.sessions[session].client;
+        let stream = self.truth.find(room);
+        let is_member =
+            stream.is_some_and(|stream| self.sessions[session].streams.contains_key(&stream));
+        let waits = self.sessions[session].asked.values().any(|asked| asked.room() == Some(room));
+        let is_wanted = self.clients[client].wants.contains(room);
+        if self.sessions[session].is_well() && is_wanted && !is_member && !waits {
+            self.ask(session, Asked::Join(room.to_owned(), None), "");
+        }
+    }
+
+    fn ask(&mut self, session: usize, asked: Asked, token: &str) {
+        let client = self.sessions[session].client;
+        let asked = match asked {
+            Asked::Join(room, _) if self.plan.clients[client].since => {
+                let stream = self.truth.stream(&room);
+                let since = self.clients[client].last.get(&stream).copied();
+                Asked::Join(room, since)
+            }
+            other => other,
+        };
+        let reference = self.sessions[session].next_ref;
+        self.sessions[session].next_ref += 1;
+        let (kind, payload) = match &asked {
+            Asked::Join(room, None) => ("room:join", format!(r#"{{"room":"{room}"}}"#)),
+            Asked::Join(room, Some(since)) => {
+                let mut id = Vec::new();
+                realtime_core::wire::encode::id(&mut id, self.truth.node(*since).position);
+                let id = String::from_utf8(id).expect("ids are text");
+                ("room:join", format!(r#"{{"room":"{room}","since":"{id}"}}"#))
+            }
+            Asked::Leave(room) => ("room:leave", format!(r#"{{"room":"{room}"}}"#)),
+            Asked::Ping => ("system:ping", String::from("{}")),
+            Asked::Refresh(_) => ("auth:refresh", format!(r#"{{"token":"{token}"}}"#)),
+            Asked::Garbage => unreachable!("garbage is not asked for"),
+        };
+        self.sessions[session].asked.insert(reference, asked);
+        let text = format!(r#"{{"type":"{kind}","ref":{reference},"payload":{payload}}}"#);
+        self.say(session, text);
+    }
+
+    fn talk_garbage(&mut self, session: usize, which: u8) {
+        let reference = self.sessions[session].next_ref;
+        let text = match which {
+            0 => return self.say(session, "not json".to_owned()),
+            1 => format!(r#"{{"type":"nope","ref":{reference}}}"#),
+            2 => format!(r#"{{"type":"room:join","ref":{reference},"payload":{{}}}}"#),
+            3 => format!(r#"{{"type":"room:join","ref":{reference},"payload":{{"room":"all"}}}}"#),
+            4 => format!(
+                r#"{{"type":"room:join","ref":{reference},"payload":{{"room":"user:nobody"}}}}"#
+            ),
+            5 => format!(r#"{{"ref":{reference}}}"#),
+            6 => format!(r#"{{"type":"room:leave","ref":{reference},"payload":{{"room":"all"}}}}"#),
+            _ => format!(
+                r#"{{"type":"user:subscribe","ref":{reference},"payload":{{"user_id":"nobody"}}}}"#
+            ),
+        };
+        self.sessions[session].next_ref += 1;
+        self.sessions[session].asked.insert(reference, Asked::Garbage);
+        self.say(session, text);
+    }
+
+    fn say(&mut self, session: usize, text: String) {
+        let life = self.sessions[session].life;
+        let event = Event::Host(life, HostEvent::Message(session, text));
+        self.queue(Queue::Socket(session), event);
+    }
+
+    /// A client receives a message.
+    pub(super) fn receive(&mut self, session: usize, message: &Message<'_>) -> Verdict {
+        let payload = message.payload().map_err(|error| Failure::new("payload", error))?;
+        self.sessions[session].told_to_reconnect = message.kind == "system:reconnect";
+        if let Some(number) = payload.n {
+            let positions = self.plan.knobs.positions;
+            let node = audience::intact(&self.truth, message, number, positions)?;
+            let life = self.sessions[session].life;
+            self.truth.publications[number].hand(life, 1);
+            return self.receive_publication(session, number, node);
+        }
+        let asked = match message.reference {
+            Some(reference) => {
+                let code = payload.code.unwrap_or("");
+                let asked = &mut self.sessions[session];
+                Some(answers::answered(asked, message.kind, reference, code)?)
+            }
+            None => None,
+        };
+        match message.kind {
+            "system:connected" => self.greeted(session, &payload),
+            "room:joined" => self.joined(session, &payload, asked),
+            "room:left" => self.left(session, &payload, asked.is_some()),
+            "system:resync" => self.resynced(session, &payload),
+            "system:error" => self.refused(session, &payload, asked),
+            "system:reconnect" => {
+                self.reconnects.saw(payload.after_ms.unwrap_or(0));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A client receives a publication, whose content has been judged.
+    pub(super) fn receive_publication(
+        &mut self,
+        session: usize,
+        number: usize,
+        node: Option<NodeId>,
+    ) -> Verdict {
+        let publication = &self.truth.publications[number];
+        audience::entitled(&self.truth, &self.sessions[session], publication)?;
+        let taken = publication.taken.expect("it was judged");
+        let (class, stream) = (publication.class, publication.stream);
+        let Session { ref user, ref mut streams, client, .. } = self.sessions[session];
+        let seen = streams.get_mut(&stream).expect("it was judged");
+        match (class, node) {
+            (Class::Durable, Some(node)) => {
+                order::durable(&self.truth, user.as_deref(), seen, node)?;
+                if !self.sets_back {
+                    self.clients[client].epochs.saw(&self.truth, node)?;
+                }
+                Ok(())
+            }
+            (Class::Durable, None) => order::numberless(seen, taken),
+            (Class::Latest(_), _) => order::latest(&self.truth, seen, taken, self.sets_back),
+            (Class::Ingress, _) => order::best_effort(seen, taken),
+        }
+    }
+
+    fn place(&self, stream: StreamId, id: Option<&str>) -> Result<Option<NodeId>, Failure> {
+        let Some(id) = id else { return Ok(None) };
+        let node = self.truth.place(stream, id);
+        let name = self.truth.name(stream);
+        node.map(Some).ok_or_else(|| Failure::new("order", format!("{name} never was at {id}")))
+    }
+
+    fn start(&mut self, session: usize, stream: StreamId, id: Option<&str>) -> Verdict {
+        let node = self.place(stream, id)?;
+        if let Some(node) = node
+            && !self.sets_back
+        {
+            let client = self.sessions[session].client;
+            self.clients[client].epochs.saw(&self.truth, node)?;
+        }
+        let seen = self.sessions[session].streams.entry(stream).or_insert_with(Seen::default);
+        order::started(seen, node);
+        Ok(())
+    }
+
+    fn greeted(&mut self, session: usize, payload: &Payload<'_>) -> Verdict {
+        let client = self.sessions[session].client;
+        if payload.user_id != self.sessions[session].user.as_deref() {
+            return Err(Failure::new("audience", "greeted as somebody else"));
+        }
+        if let Some(user) = payload.user_id {
+            let own = self.truth.stream(&format!("user:{user}"));
+            self.start(session, own, payload.id)?;
+        }
+        let all = self.truth.stream("all");
+        self.start(session, all, payload.all.as_ref().and_then(|all| all.id))?;
+        for room in self.clients[client].wants.clone() {
+            self.ask(session, Asked::Join(room, None), "");
+        }
+        Ok(())
+    }
+
+    fn joined(
+        &mut self,
+        session: usize,
+        payload: &Payload<'_>,
+        asked: Option<Asked>,
+    ) -> Verdict {
+        let room = payload.room.unwrap_or("");
+        let Some(Asked::Join(wanted, since)) = asked.filter(|asked| asked.room() == Some(room))
+        else {
+            return Err(Failure::new("answers", format!("{room} was not asked for")));
+        };
+        let stream = self.truth.stream(&wanted);
+        let node = self.place(stream, payload.id)?;
+        if payload.recovered == Some(true) {
+            let user = self.sessions[session].user.as_deref();
+            let is_true = since.zip(node).is_some_and(|(since, node)| {
+                self.truth.nothing_between(since, node, user)
+            });
+            if !is_true {
+                return Err(Failure::new("missed", format!("{room} is not recovered")));
+            }
+        }
+        if self.sessions[session].streams.contains_key(&stream) {
+            if let Some(node) = node {
+                order::repeated(&self.truth, &self.sessions[session], stream, node)?;
+            }
+        }
+        self.start(session, stream, payload.id)
+    }
+
+    fn left(&mut self, session: usize, payload: &Payload<'_>, was_asked: bool) -> Verdict {
+        let room = payload.room.unwrap_or("");
+        let stream = self.truth.stream(room);
+        let client = self.sessions[session].client;
+        if let Some(seen) = self.sessions[session].streams.remove(&stream)
+            && let Some(at) = seen.at
+        {
+            self.clients[client].last.insert(stream, at);
+        }
+        if !was_asked {
+            self.clients[client].wants.remove(room);
+        }
+        Ok(())
+    }
+
+    fn resynced(&mut self, session: usize, payload: &Payload<'_>) -> Verdict {
+        let own = self.sessions[session].user.as_ref().map(|user| format!("user:{user}"));
+        let Some(name) = payload.room.map(str::to_owned).or(own) else {
+            return Err(Failure::new("audience", "a user's resync for an anonymous client"));
+        };
+        self.refetches.saw(payload.after_ms.unwrap_or(0));
+        let stream = self.truth.stream(&name);
+        if !self.sessions[session].streams.contains_key(&stream) {
+            let what = format!("a resync of {name}, of which the client is no member");
+            return Err(Failure::new("audience", what));
+        }
+        // A new instance has no broker at first.
+        let life = self.live(self.sessions[session].life);
+        let is_young = self.until(life.born + Duration::from_secs(10)) > Duration::ZERO;
+        if self.is_calm && !is_young {
+            return Err(Failure::new("resync", format!("{name}: nothing can have been missed")));
+        }
+        self.start(session, stream, payload.id)
+    }
+
+    fn refused(
+        &mut self,
+        session: usize,
+        payload: &Payload<'_>,
+        asked: Option<Asked>,
+    ) -> Verdict {
+        let client = self.sessions[session].client;
+        let code = payload.code.unwrap_or("");
+        match code {
+            "RATE_LIMITED" => self.sessions[session].limited = true,
+            "UNAVAILABLE" => {}
+            "INTERNAL" => return Err(Failure::new("answers", "an internal error")),
+            _ => self.sessions[session].errors += 1,
+        }
+        let Some(Asked::Join(room, _)) = asked else { return Ok(()) };
+        if matches!(code, "FORBIDDEN" | "TOO_MANY_ROOMS") {
+            self.clients[client].wants.remove(&room);
+        } else {
+            let wait = Duration::from_secs(1) + self.some(Duration::from_secs(2));
+            self.after(wait, Event::Retry(session, room));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! What happened, a JSON object a line: integers and texts only, and no wall clock, so that two
+//! runs of one plan write the same bytes.
+
+use std::io::Write;
+
+use realtime_core::time::Instant;
+
+use crate::{oracle::Verdict, plan::Plan};
+
+use super::Event;
+
+/// Where to write it; nowhere in most runs.
+pub(super) struct Trace<'a> {
+    out: Option<&'a mut dyn Write>,
+    lines: u64,
+}
+
+impl<'a> Trace<'a> {
+    pub(super) fn new(out: Option<&'a mut dyn Write>) -> Self {
+        Self { out, lines: 0 }
+    }
+
+    pub(super) fn begin(&mut self, plan: &Plan) {
+        if self.out.is_some() {
+            let plan = serde_json::to_string(plan).expect("a plan is plain data");
+            self.line(&format!(r#"{{"version":"{}","plan":{plan}}}"#, env!("CARGO_PKG_VERSION")));
+        }
+    }
+
+    pub(super) fn event(&mut self, at: Instant, event: &Event) {
+        self.say("event", at, || format!("{event:?}"));
+    }
+
+    /// Says something, if anybody listens.
+    pub(super) fn say(&mut self, what: &str, at: Instant, text: impl FnOnce() -> String) {
+        if self.out.is_some() {
+            let text = serde_json::to_string(&text()).expect("a text");
+            let n = self.lines;
+            self.line(&format!(r#"{{"n":{n},"at":{},"{what}":{text}}}"#, at.0));
+        }
+    }
+
+    /// Whether it is time to write down the states of the machines.
+    pub(super) fn is_due(&self) -> bool {
+        self.out.is_some() && self.lines % STATES_EVERY < STATES_NEAR
+    }
+
+    pub(super) fn states(&mut self, hash: u64, states: &[(String, u64)]) {
+        let states: Vec<_> =
+            states.iter().map(|(name, hash)| format!(r#""{name}":"{hash:016x}""#)).collect();
+        let n = self.lines;
+        self.line(&format!(
+            r#"{{"n":{n},"hash":"{hash:016x}","states":{{{}}}}}"#,
+            states.join(",")
+        ));
+    }
+
+    pub(super) fn end(&mut self, hash: u64, verdict: &Verdict) {
+        let verdict = verdict.as_ref().map_or_else(ToString::to_string, |()| "passed".to_owned());
+        let verdict = serde_json::to_string(&verdict).expect("a text");
+        self.line(&format!(r#"{{"hash":"{hash:016x}","verdict":{verdict}}}"#));
+    }
+
+    fn line(&mut self, text: &str) {
+        self.lines += 1;
+        if let Some(out) = &mut self.out {
+            // Nobody reads further: nothing can be told any more.
+            _ = writeln!(out, "{text}");
+        }
+    }
+}
+
+/// Lines from one record of the machines' states to the next.
+const STATES_EVERY: u64 = 1_000;
+
+/// An event writes some lines, and the record comes after the event.
+const STATES_NEAR: u64 = 4;
