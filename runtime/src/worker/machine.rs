@@ -47,8 +47,9 @@ pub(super) struct Parts<S> {
 pub(super) struct Machine<S> {
     pub(super) config: Arc<Config>,
     pub(super) handoff: mpsc::Sender<Handoff<S>>,
-    pub(super) arrivals: arrival::Counts,
+    pub(super) arrivals: arrival::Arrivals,
     pub(super) census: Arc<Census>,
+    pub(super) workers: NonZeroU16,
     id: WorkerId,
     clock: Clock,
     verifier: Arc<Verifier>,
@@ -99,8 +100,9 @@ impl<S: Stream> Machine<S> {
         Self {
             config: parts.config,
             handoff: parts.handoff,
-            arrivals: arrival::Counts::default(),
+            arrivals: arrival::Arrivals::default(),
             census: parts.census,
+            workers: parts.workers,
             id: parts.id,
             clock: parts.clock,
             verifier: parts.verifier,
