@@ -111,7 +111,10 @@ async fn read<S: Stream>(machine: Rc<Machine<S>>, mut stream: S, place: Place) {
         Ok(Err(HeadError::TooLong)) => {
             return respond(&machine, stream, handshake::too_long_response(), place).await;
         }
-        Ok(Err(HeadError::Lost(_))) | Err(_) => return,
+        Ok(Err(HeadError::Lost(error))) => {
+            return tracing::debug!(%error, "lost before a request was complete");
+        }
+        Err(_) => return tracing::debug!("no complete request in time"),
     };
     if !head.is_for(PATH) {
         let handoff = Handoff { head: Bytes::from(head.into_bytes()), stream };

@@ -167,6 +167,7 @@ impl<S: Stream> Machine<S> {
             Action::Verify { conn } => self.verify(state, conn),
             Action::Refuse { conn, refusal } => {
                 let Some((waiting, user)) = state.slots.refuse(conn) else { return };
+                tracing::debug!(worker = self.id.0, conn.slot, ?refusal, "handshake refused");
                 self.census.left(user);
                 arrival::refuse(self, waiting.stream, refusal);
             }
@@ -191,12 +192,14 @@ impl<S: Stream> Machine<S> {
             }
             Action::Close { conn, code } => {
                 let Some(socket) = state.slots.socket(conn) else { return };
+                tracing::debug!(worker = self.id.0, conn.slot, ?code, "closing");
                 let mut frame = Vec::new();
                 encode::close(&mut frame, code);
                 socket.borrow_mut().close(&frame);
             }
             Action::Reset { conn } => {
                 let Some(socket) = state.slots.socket(conn) else { return };
+                tracing::debug!(worker = self.id.0, conn.slot, "resetting");
                 socket.borrow_mut().reset();
             }
             Action::VerifyRefresh { conn, token, reference } => {
