@@ -155,7 +155,7 @@ fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
     let streams: Vec<String> = (0..scale.rooms)
         .map(|n| format!("event:{n}"))
         .chain(users)
-        .chain([String::from("all")])
+        .chain([String::from("all"), String::from("vip:1")])
         .collect();
     // What is lost last is only seen when something follows.
     for at_ms in [BUSY_MS + 30_000, BUSY_MS + 35_000] {

@@ -258,6 +258,7 @@ impl Knobs {
             && self.held_bytes >= usual.held_bytes
             && self.expected >= usual.expected
             && self.outbox_bytes >= usual.outbox_bytes
+            && self.join_timeout_ms >= usual.join_timeout_ms
             && self.to_worker_us <= usual.to_worker_us
             && self.network_us <= usual.network_us
     }

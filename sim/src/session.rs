@@ -2,9 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use realtime_core::{id::ConnectionId, time::Instant};
+use realtime_core::{
+    id::{ConnectionId, Epoch},
+    time::Instant,
+};
 
-use crate::truth::{NodeId, StreamId};
+use crate::{
+    oracle::epochs::Epochs,
+    truth::{NodeId, StreamId},
+};
 
 /// A connection, from the request to the end.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub struct Session {
     pub vanished: bool,
     /// It reads nothing until then.
     pub stalled_until: Option<Instant>,
+    /// When it began to read again.
+    pub stalled: Instant,
     /// Bytes that wait for it.
     pub queued: usize,
     /// Since when its shard knows that it is slow.
@@ -51,6 +59,8 @@ pub struct Session {
     pub misbehaved: bool,
     /// What it is a member of, as it was told.
     pub streams: BTreeMap<StreamId, Seen>,
+    /// The newest epochs it was told.
+    pub epochs: Epochs,
     /// What it asked and was not answered, by `ref`.
     pub asked: BTreeMap<u32, Asked>,
     /// The next `ref`.
@@ -80,8 +90,8 @@ pub struct Seen {
     pub at: Option<NodeId>,
     /// The newest publication without a position, by the order in which the broker took them.
     pub order: u64,
-    /// The newest latest value.
-    pub latest: u64,
+    /// The newest latest value: its epoch and version.
+    pub latest: (Epoch, u64),
     /// The newest message of an ingress channel.
     pub ingress: u64,
 }
@@ -129,6 +139,7 @@ impl Session {
             stage: Stage::Arriving,
             vanished: false,
             stalled_until: None,
+            stalled: Instant(0),
             queued: 0,
             congested: None,
             overflowed: false,
@@ -142,6 +153,7 @@ impl Session {
             limited: false,
             misbehaved: false,
             streams: BTreeMap::new(),
+            epochs: Epochs::default(),
             asked: BTreeMap::new(),
             next_ref: 1,
         }

@@ -95,7 +95,8 @@ impl Relay {
     fn deserted(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
         match self.streams[index].subscription {
             Subscription::Idle => self.forget(index),
-            Subscription::Asked => self.set_timer(index, Some(turn.now + self.limits.linger)),
+            // The answer is awaited all the same: without one the stream would be lost sight of.
+            Subscription::Asked => {}
             Subscription::Confirmed => {
                 if self.streams[index].head == Head::Reading {
                     self.lose_head(index, turn);
@@ -163,8 +164,9 @@ impl Relay {
             return;
         }
         self.set_subscription(index, Subscription::Confirmed);
-        // A stream that nobody wants any more keeps its timer, which ends the subscription.
-        if !self.streams[index].seats.is_empty() {
+        if self.streams[index].seats.is_empty() {
+            self.set_timer(index, Some(turn.now + self.limits.linger));
+        } else {
             self.set_timer(index, None);
             self.begin(index, turn);
         }
@@ -197,10 +199,8 @@ impl Relay {
         let vacant = self.streams[index].seats.is_empty();
         match self.streams[index].subscription {
             Subscription::Idle => self.refuse_all(index, turn),
-            // No UNSUBSCRIBE can be sent before the SUBSCRIBE is confirmed.
-            Subscription::Asked if vacant => {
-                self.set_timer(index, Some(turn.now + self.limits.linger));
-            }
+            // Also when nobody wants it any more: no UNSUBSCRIBE can be sent before the SUBSCRIBE is
+            // confirmed.
             Subscription::Asked => {
                 turn.actions.push(Action::Reach("relay_subscribe_unanswered"));
                 self.refuse_all(index, turn);

@@ -138,10 +138,12 @@ impl Shard {
     ) -> Result<(), Mistake> {
         let stream = self.streams.names.find(name.as_str());
         let conn = &self.connections[slot as usize];
+        // It may not be seated yet in a stream that it can't leave.
+        let is_own = stream.is_some_and(|stream| stream == conn.user);
+        if is_own || *name == self.all {
+            return Err(FORBIDDEN_LEAVE);
+        }
         if let Some(stream) = stream.filter(|stream| conn.seat_in(*stream).is_some()) {
-            if !self.is_room(stream) {
-                return Err(FORBIDDEN_LEAVE);
-            }
             self.unseat(slot, stream, actions);
         }
         self.send(slot, Kind::RoomLeft, actions, |out| {

@@ -1,4 +1,5 @@
-//! The epochs that a client sees of a stream never go back, unless the broker did.
+//! The epochs that a connection sees of a stream never go back, unless the broker did. Instances
+//! learn of a new epoch one after another, so a client that changes from one to another may.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use crate::truth::{NodeId, StreamId, Truth};
 
 use super::{Failure, Verdict};
 
-/// The newest epoch of each stream that a client has seen, over all its connections.
+/// The newest epoch of each stream that a connection has seen.
 #[derive(Debug, Default)]
 pub struct Epochs(BTreeMap<StreamId, u64>);
 

@@ -58,17 +58,17 @@ pub fn latest(truth: &Truth, seen: &mut Seen, taken: Taken, sets_back: bool) -> 
     let (Some(node), Some(at)) = (taken.node, seen.at) else { return Ok(()) };
     let (value, client) = (truth.node(node).position, truth.node(at).position);
     if value.epoch != client.epoch || sets_back {
-        seen.latest = 0;
         return Ok(());
     }
     if value.offset < client.offset {
         let what = format!("a latest value of {value:?} came after {client:?}");
         return Err(Failure::new("latest", what));
     }
-    if taken.version <= seen.latest {
+    let newest = (value.epoch, taken.version);
+    if value.epoch == seen.latest.0 && newest <= seen.latest {
         return Err(Failure::new("latest", format!("{taken:?} came after {seen:?}")));
     }
-    seen.latest = taken.version;
+    seen.latest = newest;
     Ok(())
 }
 

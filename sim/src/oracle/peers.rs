@@ -25,11 +25,13 @@ pub struct Moment<'a> {
 pub fn closed(session: &Session, code: CloseCode, moment: Moment<'_>) -> Verdict {
     let silence = moment.now.saturating_since(session.heard);
     let knobs = moment.knobs;
+    // What it answers first takes some time.
+    let has_stalled = session.stalled_until.is_some() || moment.now < session.stalled + SLACK;
     let is_justified = match code {
         CloseCode::Silent => {
             silence >= pong_timeout(knobs)
                 && session.pings > 0
-                && (session.vanished || session.stalled_until.is_some() || !moment.is_steady)
+                && (session.vanished || has_stalled || !moment.is_steady)
         }
         CloseCode::TokenExpired => session.expires_ms.is_some_and(|at| at <= moment.unix_ms),
         CloseCode::TooSlow => {

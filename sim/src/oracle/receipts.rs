@@ -1,7 +1,7 @@
 //! Receipts: each publication that is waited for is answered once and in time, never with more than
 //! was handed over, and exactly when nothing went wrong.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use realtime_core::{id::Mid, time::Instant};
 
@@ -47,8 +47,7 @@ impl Receipts {
         if answer.is_some_and(|recipients| recipients > handed) {
             return Err(failed(&format!("only {handed} were handed over")));
         }
-        // It takes a moment to get to the relay, which may be after the deadline.
-        if now > expected.deadline + LATE_MAX && !may_be_late {
+        if now > expected.deadline && !may_be_late {
             return Err(failed("late"));
         }
         Ok(())
@@ -75,6 +74,3 @@ impl Receipts {
         Ok(())
     }
 }
-
-/// The way from the service to the relay.
-const LATE_MAX: Duration = Duration::from_millis(100);

@@ -38,7 +38,8 @@ impl World<'_, '_> {
         let stream = self.name(self.truth.publications[number].stream);
         self.receipts.expect(mid, number, life, deadline);
         let expected = HostEvent::Expected(mid, stream, deadline);
-        self.queue(Queue::Service(life), Event::Host(life, expected));
+        // The relay hears of it before the broker does.
+        self.pending.push_back((life, expected));
         let stream = self.truth.publications[number].stream;
         self.queue(Queue::Commands(life, stream % 2), Event::Take(life, number, mid));
     }
@@ -114,7 +115,8 @@ impl World<'_, '_> {
                 self.reach("sim_publication_lost");
                 continue;
             }
-            let twice = is_durable && self.has_trouble(link.0, |w| matches!(w, Trouble::Twice));
+            let is_known = is_durable && self.plan.knobs.positions;
+            let twice = is_known && self.has_trouble(link.0, |w| matches!(w, Trouble::Twice));
             for _ in 0..1 + u32::from(twice) {
                 let channel = Channel::Stream(name.clone());
                 self.bring(link, HostEvent::Received(link.2, channel, bytes.clone()));

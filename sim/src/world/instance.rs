@@ -280,10 +280,12 @@ impl World<'_, '_> {
             let ghost = self.some(Duration::from_secs(2));
             self.after(ghost, Event::Ghost((life.id.0, life.id.1, life.generation)));
         }
-        for slot in life.hosts.iter().flat_map(|host| &host.slots) {
-            let Some(session) = slot.session else { continue };
-            self.sessions[session].stage = Stage::Gone;
-            self.come_back(session, Duration::from_secs(2));
+        for session in 0..self.sessions.len() {
+            if self.sessions[session].life == life.id && self.sessions[session].stage != Stage::Gone
+            {
+                self.sessions[session].stage = Stage::Gone;
+                self.come_back(session, Duration::from_secs(2));
+            }
         }
     }
 

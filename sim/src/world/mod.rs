@@ -26,7 +26,7 @@ use realtime_core::{
 use crate::{
     broker::{Broker, Link},
     oracle::{
-        Failure, Verdict, drain::Drains, epochs::Epochs, jitter::Spread, receipts::Receipts,
+        Failure, Verdict, drain::Drains, jitter::Spread, receipts::Receipts,
         work::Work,
     },
     plan::{Plan, moment},
@@ -135,8 +135,6 @@ enum Queue {
     ToShard(LifeId, usize),
     /// And back.
     FromShard(LifeId, usize),
-    /// From a service to its relay.
-    Service(LifeId),
     /// From a client's connection to its shard.
     Socket(usize),
 }
@@ -148,7 +146,6 @@ struct Client {
     attempts: usize,
     wants: BTreeSet<String>,
     last: BTreeMap<StreamId, NodeId>,
-    epochs: Epochs,
 }
 
 struct World<'a, 'b> {
@@ -309,7 +306,7 @@ impl<'a, 'b> World<'a, 'b> {
     fn queue_slowly(&mut self, queue: Queue, more: Duration, event: Event) {
         let longest = match queue {
             Queue::ToShard(..) => self.plan.knobs.to_worker_us,
-            Queue::FromShard(..) | Queue::Service(..) => 1_000,
+            Queue::FromShard(..) => 1_000,
             Queue::Items(..)
             | Queue::Interest(..)
             | Queue::Commands(..)

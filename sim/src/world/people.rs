@@ -159,9 +159,11 @@ impl World<'_, '_> {
     }
 
     pub(super) fn unstall(&mut self, session: usize) {
+        let now = self.now;
         let life = self.sessions[session].life;
         let stalled = &mut self.sessions[session];
         stalled.stalled_until = None;
+        stalled.stalled = now;
         stalled.queued = 0;
         let pings = stalled.pings;
         match stalled.stage {
@@ -173,6 +175,10 @@ impl World<'_, '_> {
                 if pings > 0 && !self.sessions[session].vanished {
                     let event = Event::Host(life, HostEvent::Heard(session));
                     self.queue(Queue::Socket(session), event);
+                }
+                let client = self.sessions[session].client;
+                for room in self.clients[client].wants.clone() {
+                    self.retry(session, &room);
                 }
             }
             Stage::Closing if !stalled.vanished => {
@@ -256,12 +262,10 @@ impl World<'_, '_> {
     /// A client receives a message.
     pub(super) fn receive(&mut self, session: usize, message: &Message<'_>) -> Verdict {
         let payload = message.payload().map_err(|error| Failure::new("payload", error))?;
-        self.sessions[session].told_to_reconnect = message.kind == "system:reconnect";
         if let Some(number) = payload.n {
             let positions = self.plan.knobs.positions;
             let node = audience::intact(&self.truth, message, number, positions)?;
-            let life = self.sessions[session].life;
-            self.truth.publications[number].hand(life, 1);
+            // It was held for the greeting, and is counted by nobody.
             return self.receive_publication(session, number, node);
         }
         let asked = match message.reference {
@@ -297,15 +301,12 @@ impl World<'_, '_> {
         audience::entitled(&self.truth, &self.sessions[session], publication)?;
         let taken = publication.taken.expect("it was judged");
         let (class, stream) = (publication.class, publication.stream);
-        let Session { ref user, ref mut streams, client, .. } = self.sessions[session];
+        let Session { ref user, ref mut streams, ref mut epochs, .. } = self.sessions[session];
         let seen = streams.get_mut(&stream).expect("it was judged");
         match (class, node) {
             (Class::Durable, Some(node)) => {
                 order::durable(&self.truth, user.as_deref(), seen, node)?;
-                if !self.sets_back {
-                    self.clients[client].epochs.saw(&self.truth, node)?;
-                }
-                Ok(())
+                if self.sets_back { Ok(()) } else { epochs.saw(&self.truth, node) }
             }
             (Class::Durable, None) => order::numberless(seen, taken),
             (Class::Latest(_), _) => order::latest(&self.truth, seen, taken, self.sets_back),
@@ -325,8 +326,7 @@ impl World<'_, '_> {
         if let Some(node) = node
             && !self.sets_back
         {
-            let client = self.sessions[session].client;
-            self.clients[client].epochs.saw(&self.truth, node)?;
+            self.sessions[session].epochs.saw(&self.truth, node)?;
         }
         let seen = self.sessions[session].streams.entry(stream).or_insert_with(Seen::default);
         order::started(seen, node);

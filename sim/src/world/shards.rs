@@ -308,6 +308,7 @@ impl World<'_, '_> {
             let message = Message::read(text).map_err(|error| Failure::new("payload", error))?;
             let counts = &mut self.live_mut(life).hosts[worker].counts;
             counts.sent[Kind::of(message.kind).index()] += 1;
+            self.sessions[session].told_to_reconnect = message.kind == "system:reconnect";
             if self.offer(session, bytes.len()) {
                 self.received += 1;
                 self.receive(session, &message).map_err(|error| self.whose(session, error))?;

@@ -214,12 +214,27 @@ fn a_stream_vacated_before_it_is_confirmed_lingers_too() {
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 1, ROOM));
     step(&mut relay, 0, vacated(0, ROOM));
-    assert_eq!(step(&mut relay, 30_000, Input::TimedOut), [""; 0]);
     assert_eq!(step(&mut relay, 40_000, subscribed(1, ROOM)), [""; 0]);
     assert_eq!(step(&mut relay, 50_000, join(0, 2, ROOM)), ["read 0 of event:1"]);
     step(&mut relay, 50_000, vacated(0, ROOM));
     assert_eq!(step(&mut relay, 50_001, head(0, 5)), [""; 0]);
     assert_eq!(step(&mut relay, 80_000, Input::TimedOut), ["unsubscribe event:1"]);
+}
+
+#[test]
+fn a_vacated_stream_is_subscribed_again_until_it_can_be_unsubscribed() {
+    let mut relay = relay();
+    step(&mut relay, 0, link_up(1));
+    step(&mut relay, 0, join(0, 1, ROOM));
+    step(&mut relay, 0, vacated(0, ROOM));
+    assert_eq!(
+        step(&mut relay, 30_000, Input::TimedOut),
+        ["reach relay_subscribe_unanswered", "subscribe event:1"]
+    );
+    assert_eq!(step(&mut relay, 30_000, subscribed(1, ROOM)), [""; 0]);
+    assert_eq!(step(&mut relay, 60_000, Input::TimedOut), ["unsubscribe event:1"]);
+    step(&mut relay, 60_000, unsubscribed(1, ROOM));
+    assert_eq!((relay.stats().streams, relay.next_deadline()), (0, None));
 }
 
 #[test]
