@@ -8,7 +8,41 @@ thread_local! {
 }
 
 /// Every planted bug.
-pub const NAMES: &[&str] = &[];
+pub const NAMES: &[&str] = &[
+    "skip resubscribe after reconnect",
+    "answer a join before its stream is live",
+    "forget to unsubscribe",
+    "forward to a vacated room",
+    "read the head before the subscription is confirmed",
+    "forget whom a resync is owed",
+    "accept an item of an older connection",
+    "say nothing of a gap",
+    "drop what was held",
+    "let an old latest value follow a newer message",
+    "catch up without a resync",
+    "take any order for the right one",
+    "drop on a full hand-off without a mark",
+    "deliver twice to a user's other worker",
+    "wait for receipts for ever",
+    "forget a seat that was moved",
+    "ignore generations of slots",
+    "ping in bursts",
+    "lose the heartbeat of a slot that is used again",
+    "reconnect without jitter",
+    "drain all at once",
+    "let slow peers stay",
+    "let expired tokens stay",
+    "let newcomers in during a drain",
+    "let an outbox overflow",
+    "count a delivery before it is handed over",
+    "deliver to the excluded user",
+    "coalesce across exclusions",
+    "let a leave overtake the join",
+    "forget what waited for a failed join",
+    "seat a member in the middle of a fan-out",
+    "skip a member after one has left",
+    "walk past the end after one has left",
+];
 
 /// Turns one bug on in this thread, and the others off.
 pub fn select(name: Option<&'static str>) {

@@ -44,16 +44,14 @@ impl Broker {
         (mid, epoch): (Mid, Epoch),
         body: Body,
     ) -> Bytes {
-        let (stream, class) =
-            (truth.publications[number].stream, truth.publications[number].class);
+        let (stream, class) = (truth.publications[number].stream, truth.publications[number].class);
         let before = self.head(truth, stream, epoch);
         let meta = self.data.get_mut(&stream).expect("it was made");
         let at = meta.node;
         let place = if class == Class::Durable {
             let position = Position { epoch: before.epoch, offset: before.offset + 1, mid };
             let prev = Some(at);
-            meta.node =
-                truth.grow(Node { stream, position, prev, publication: Some(number) });
+            meta.node = truth.grow(Node { stream, position, prev, publication: Some(number) });
             Place::Durable { position, prev: before.mid }
         } else {
             meta.version += 1;

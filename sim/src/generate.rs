@@ -23,7 +23,11 @@ impl Plan {
     /// The plan that a seed stands for.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = labelled(seed, "plan");
-        let knobs = knobs(&mut labelled(seed, "knobs"));
+        let mut knobs = knobs(&mut labelled(seed, "knobs"));
+        let is_calm = rng.below(6) == 0;
+        if is_calm {
+            knobs.calm();
+        }
         let many = rng.below(8) == 0;
         let instances = 1 + rng.below(if many { 8 } else { 3 });
         let scale = Scale {
@@ -34,22 +38,29 @@ impl Plan {
         let starts = (0..instances)
             .map(|n| if n > 0 && rng.below(4) == 0 { rng.below(BUSY_MS) } else { 0 })
             .collect();
-        let steps = subset(&mut labelled(seed, "swarm/steps"), STEP_KINDS);
-        let clients = (0..2 + rng.below(if many { 40 } else { 7 }))
+        let is_burst = rng.below(3) == 0;
+        let mut steps = subset(&mut labelled(seed, "swarm/steps"), STEP_KINDS);
+        steps.retain(|kind| !is_calm || *kind != STALL);
+        let mut clients: Vec<_> = (0..2 + rng.below(if many { 40 } else { 7 }))
             .map(|n| client(&mut labelled(seed, &format!("client/{n}")), &knobs, scale, &steps))
             .collect();
+        if is_burst {
+            clients.iter_mut().for_each(align);
+        }
         let tail = 2 * knobs.ping_ms + knobs.linger_ms + 45_000;
         let mut plan = Self {
             seed,
             clients,
-            publishes: publishes(&mut labelled(seed, "publish"), scale),
+            publishes: publishes(&mut labelled(seed, "publish"), scale, is_burst),
             faults: Vec::new(),
             instances: starts,
             knobs,
             quiet_ms: BUSY_MS,
             end_ms: BUSY_MS + tail,
         };
-        plan.faults = faults(seed, &plan, scale);
+        if !is_calm {
+            plan.faults = faults(seed, &plan, scale);
+        }
         plan
     }
 }
@@ -68,7 +79,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
         expected: small(odd(usual.expected.into(), &[0, 2])),
         head_reads: small(odd(usual.head_reads.into(), &[1])),
         ping_ms: odd(usual.ping_ms, &[500, 2_000, 5_000]),
-        join_timeout_ms: odd(usual.join_timeout_ms, &[3, 20, 500]),
+        join_timeout_ms: odd(usual.join_timeout_ms, &[3, 100, 500]),
         per_user: small(odd(usual.per_user.into(), &[1, 2])),
         rooms: small(odd(usual.rooms.into(), &[1, 2])),
         messages_per_s: small(odd(usual.messages_per_s.into(), &[1, 5])),
@@ -107,7 +118,21 @@ fn client(rng: &mut Rng, knobs: &Knobs, scale: Scale, kinds: &[u64]) -> ClientPl
     }
 }
 
+/// Lets a client do everything when most is published.
+fn align(client: &mut ClientPlan) {
+    for (n, (at, _)) in (0..).zip(&mut client.steps) {
+        *at = *at / BURST_MS * BURST_MS + n % 8;
+    }
+    client.steps.sort_by_key(|(at, _)| *at);
+}
+
+/// From one burst of publications to the next, where there are bursts.
+const BURST_MS: u64 = 700;
+
 const STEP_KINDS: u64 = 9;
+
+/// The kind of step after which a client reads nothing.
+const STALL: u64 = 8;
 
 fn step(rng: &mut Rng, at: u64, scale: Scale, kinds: &[u64]) -> Step {
     let kind = match rng.below(3) {
@@ -122,21 +147,20 @@ fn step(rng: &mut Rng, at: u64, scale: Scale, kinds: &[u64]) -> Step {
         5 => Step::Misbehave,
         6 => Step::Quit,
         7 => Step::Vanish,
-        8 => Step::Stall(1 + rng.below((BUSY_MS - at).min(15_000))),
+        STALL => Step::Stall(1 + rng.below((BUSY_MS - at).min(15_000))),
         _ if rng.below(3) == 0 => Step::Leave(room(rng, scale)),
         _ => Step::Join(room(rng, scale)),
     }
 }
 
-fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
-    let burst = rng.below(3) == 0;
+fn publishes(rng: &mut Rng, scale: Scale, is_burst: bool) -> Vec<PublishPlan> {
     let classes = rng.below(4);
     let excludes = rng.below(2) == 0;
     let mut publishes: Vec<_> = (0..20 + rng.below(200))
         .map(|_| {
             let at_ms = rng.below(BUSY_MS);
             PublishPlan {
-                at_ms: if burst { at_ms / 700 * 700 } else { at_ms },
+                at_ms: if is_burst { at_ms / BURST_MS * BURST_MS } else { at_ms },
                 instance: index(rng.below(scale.instances as u64)),
                 stream: stream(rng, scale),
                 class: match rng.below(4) {
@@ -173,13 +197,10 @@ fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
     publishes
 }
 
-const TROUBLES: u64 = 15;
+const TROUBLES: u64 = 18;
 
 fn faults(seed: u64, plan: &Plan, scale: Scale) -> Vec<Fault> {
     let mut rng = labelled(seed, "faults");
-    if rng.below(8) == 0 {
-        return Vec::new();
-    }
     let kinds = subset(&mut labelled(seed, "swarm/faults"), TROUBLES);
     if kinds.is_empty() {
         return Vec::new();
@@ -219,11 +240,9 @@ fn trouble(rng: &mut Rng, kind: u64, plan: &Plan, scale: Scale) -> Trouble {
             u16::try_from(rng.below(plan.knobs.workers.into())).expect("below a u16"),
             1 + rng.below(2_000),
         ),
-        13 => match rng.below(3) {
-            0 => Trouble::Freeze,
-            1 => Trouble::Crash,
-            _ => Trouble::Drain(rng.below(5_000)),
-        },
+        13 => Trouble::Freeze,
+        14 => Trouble::Crash,
+        15 | 16 => Trouble::Drain(rng.below(6_000)),
         _ => {
             let step = i64::try_from(rng.below(10_000)).expect("below 10,000");
             Trouble::Clock(step - 5_000)

@@ -32,7 +32,10 @@ usage: sim run --seed N [--trace FILE]      one seed; what happens goes to FILE,
 fn main() -> ExitCode {
     // What a machine says in a panic becomes the verdict of its run.
     std::panic::set_hook(Box::new(|_| {}));
-    let (code, text) = match parse().map_err(|error| error.to_string()).and_then(|arguments| arguments.carry_out()) {
+    let (code, text) = match parse()
+        .map_err(|error| error.to_string())
+        .and_then(|arguments| arguments.carry_out())
+    {
         Ok(answer) => answer,
         Err(error) => (2, format!("sim: {error}\n{USAGE}")),
     };
@@ -64,7 +67,9 @@ fn parse() -> Result<Arguments, lexopt::Error> {
             Long("trace") => arguments.trace = Some(parser.value()?.into()),
             Long("only") => arguments.only = Some(parser.value()?.string()?),
             Short('o') => arguments.output = Some(parser.value()?.into()),
-            Value(command) if arguments.command.is_empty() => arguments.command = command.string()?,
+            Value(command) if arguments.command.is_empty() => {
+                arguments.command = command.string()?;
+            }
             Value(path) => arguments.paths.push(path.into()),
             Short(_) | Long(_) => return Err(argument.unexpected()),
         }
@@ -88,7 +93,7 @@ impl Arguments {
             "twice" => tier1::twice(self.seed()?),
             "explain" => (0, tier1::write(&Plan::from_seed(self.seed()?))),
             "shrink" => self.shrink()?,
-            "corpus" => tier1::corpus(self.path(0).unwrap_or(Path::new("sim/corpus"))),
+            "corpus" => tier1::corpus(self.path(0).unwrap_or_else(|_| Path::new("sim/corpus"))),
             "diff" => tier1::diff(self.path(0)?, self.path(1)?),
             "reach" => tier1::reach(self.seeds(2_000), tier1::REACHABLE),
             "bench" => tier1::bench(self.seeds(500), &cpu_seconds),

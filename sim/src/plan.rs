@@ -204,9 +204,9 @@ pub enum Trouble {
 impl Plan {
     /// Whether nothing at all can go wrong, so that nobody may miss anything.
     pub fn is_calm(&self) -> bool {
-        self.faults.is_empty() && self.knobs.is_roomy() && !self.has_step(|step| {
-            matches!(step, Step::Stall(_))
-        })
+        self.faults.is_empty()
+            && self.knobs.is_roomy()
+            && !self.has_step(|step| matches!(step, Step::Stall(_)))
     }
 
     /// Whether a client does something of this kind.
@@ -248,6 +248,19 @@ impl Knobs {
             to_worker_us: 1_000,
             network_us: 5_000,
         }
+    }
+
+    /// Lifts the limits that make something be lost in ordinary operation.
+    pub fn calm(&mut self) {
+        let usual = Self::usual();
+        self.positions = usual.positions;
+        self.in_flight = usual.in_flight;
+        self.held_bytes = usual.held_bytes;
+        self.expected = usual.expected;
+        self.outbox_bytes = usual.outbox_bytes;
+        self.join_timeout_ms = usual.join_timeout_ms;
+        self.to_worker_us = usual.to_worker_us;
+        self.network_us = usual.network_us;
     }
 
     /// Whether no limit is so low that something is lost in ordinary operation.

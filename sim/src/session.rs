@@ -85,6 +85,8 @@ pub enum Stage {
 /// What a client knows of one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// When it became a member.
+    pub joined: Instant,
     /// Everything up to here was received, was before the join, or was said to be missed. None
     /// until the client is told where it is.
     pub at: Option<NodeId>,

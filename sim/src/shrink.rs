@@ -34,7 +34,12 @@ pub fn size(plan: &Plan) -> usize {
     let odd = knobs.as_object().map_or(0, |knobs| {
         knobs.iter().filter(|(name, value)| usual.get(name.as_str()) != Some(*value)).count()
     });
-    plan.instances.len() + plan.clients.len() + steps + plan.publishes.len() + plan.faults.len() + odd
+    plan.instances.len()
+        + plan.clients.len()
+        + steps
+        + plan.publishes.len()
+        + plan.faults.len()
+        + odd
 }
 
 struct Search {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter},
     ops::Range,
     path::{Path, PathBuf},
     process::Command,
@@ -52,7 +52,10 @@ pub fn sweep(seeds: Range<u64>, is_time_over: &dyn Fn() -> bool) -> Answer {
         ran += 1;
         received += outcome.received;
         if let Err(failure) = outcome.verdict {
-            return (1, format!("seed {seed} failed: {failure}\nagain: cargo sim run --seed {seed}\n"));
+            return (
+                1,
+                format!("seed {seed} failed: {failure}\nagain: cargo sim run --seed {seed}\n"),
+            );
         }
     }
     (0, format!("{ran} seeds, {received} frames received, all as promised\n"))
@@ -237,7 +240,7 @@ pub fn mutants(_seeds: Range<u64>, _only: Option<&str>) -> Answer {
 #[cfg(planted_bugs)]
 fn eprint_line(line: &str) {
     // Nobody looks: nothing is lost.
-    _ = io::stderr().write_all(line.as_bytes());
+    _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
 }
 
 /// Every rare situation that machines tell of.

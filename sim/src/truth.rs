@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use realtime_core::id::{Epoch, Mid, Position};
+use realtime_core::{
+    id::{Epoch, Mid, Position},
+    time::Instant,
+};
 
 use crate::plan::{Class, PublishPlan};
 
@@ -53,8 +56,18 @@ pub struct Publication {
     pub payload: String,
     /// What the broker made of it; none as long as it has not taken it.
     pub taken: Option<Taken>,
-    /// Connections that its frame was handed to, by instance and life.
-    pub handed: Vec<((usize, u32), u32)>,
+    /// When a service published it.
+    pub announced: Instant,
+    /// Connections that its frame was handed to.
+    pub handed: Vec<Handed>,
+}
+
+/// How many connections of one life of an instance a frame was handed to.
+#[derive(Clone, Copy, Debug)]
+pub struct Handed {
+    life: (usize, u32),
+    all: u32,
+    members: u32,
 }
 
 /// What the broker made of a publication.
@@ -90,7 +103,7 @@ impl Truth {
     }
 
     /// Adds a publication that is about to be sent to the broker.
-    pub fn announce(&mut self, plan: &PublishPlan) -> usize {
+    pub fn announce(&mut self, plan: &PublishPlan, announced: Instant) -> usize {
         let number = self.publications.len();
         let (kind, key) = match plan.class {
             Class::Durable => ("ticket:availability", 0),
@@ -105,6 +118,7 @@ impl Truth {
             kind,
             payload: format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#),
             taken: None,
+            announced,
             handed: Vec::new(),
         };
         self.publications.push(publication);
@@ -156,17 +170,22 @@ impl Publication {
         user.is_some() && self.exclude.as_deref() == user
     }
 
-    /// Notes that its frame was handed to so many connections of an instance.
-    pub fn hand(&mut self, life: (usize, u32), connections: u32) {
-        match self.handed.iter_mut().find(|(other, _)| *other == life) {
-            Some((_, handed)) => *handed += connections,
-            None => self.handed.push((life, connections)),
-        }
+    /// Notes that its frame was handed to a connection of an instance, which was a member before
+    /// the publication was or not.
+    pub fn hand(&mut self, life: (usize, u32), was_member: bool) {
+        let at = self.handed.iter().position(|handed| handed.life == life).unwrap_or_else(|| {
+            self.handed.push(Handed { life, all: 0, members: 0 });
+            self.handed.len() - 1
+        });
+        self.handed[at].all += 1;
+        self.handed[at].members += u32::from(was_member);
     }
 
-    /// To how many connections of an instance its frame was handed.
-    pub fn handed(&self, life: (usize, u32)) -> u32 {
-        self.handed.iter().find(|(other, _)| *other == life).map_or(0, |(_, handed)| *handed)
+    /// To how many connections of an instance its frame was handed: all, and those that were
+    /// members before the publication was.
+    pub fn handed(&self, life: (usize, u32)) -> (u32, u32) {
+        let handed = self.handed.iter().find(|handed| handed.life == life);
+        handed.map_or((0, 0), |handed| (handed.all, handed.members))
     }
 }
 

@@ -36,7 +36,9 @@ impl Relay {
         }
         let stream = &mut self.streams[index];
         let join = Waiting { worker, request, since };
-        if stream.head == Head::Live && !behind {
+        let is_live =
+            stream.head == Head::Live || planted!("answer a join before its stream is live");
+        if is_live && !behind {
             return self.answer(index, &join, turn);
         }
         let away = self.link.is_none() || stream.awaits_retry();
@@ -47,12 +49,12 @@ impl Relay {
             stream.busy().waiting.push(join);
         }
         if self.link.is_some() {
-            self.advance(index, was_vacated, turn);
+            self.advance(index, turn);
         }
     }
 
     /// Brings a stream that somebody has joined nearer to being live.
-    fn advance(&mut self, index: StreamIndex, was_vacated: bool, turn: &mut Turn<'_>) {
+    fn advance(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
         let stream = &self.streams[index];
         match (stream.subscription, stream.head) {
             (Subscription::Idle, _) => {
@@ -62,10 +64,8 @@ impl Relay {
                 self.pump(turn);
             }
             (Subscription::Leaving, _) => self.set_patience(index, turn),
-            (Subscription::Asked, _) if was_vacated => {
-                self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
-            }
             (Subscription::Confirmed, Head::Unknown) => self.begin(index, turn),
+            // It is asked again in its time, however often members come and go meanwhile.
             (Subscription::Asked | Subscription::Confirmed, _) => {}
         }
     }
@@ -74,6 +74,9 @@ impl Relay {
     pub(super) fn vacated(&mut self, worker: WorkerId, name: &StreamName, turn: &mut Turn<'_>) {
         let Some(index) = self.streams.find(name) else { return };
         let stream = &mut self.streams[index];
+        if planted!("forward to a vacated room") {
+            return;
+        }
         let Some(seat) = stream.unseat(worker) else { return };
         if let Some(busy) = &mut stream.busy {
             let before = busy.waiting.len();
@@ -116,7 +119,9 @@ impl Relay {
         self.newest = Some(generation);
         self.link = Some(generation);
         for index in self.streams.indices() {
-            self.enqueue(index);
+            if !planted!("skip resubscribe after reconnect") {
+                self.enqueue(index);
+            }
         }
         self.pump(turn);
     }
@@ -206,6 +211,7 @@ impl Relay {
                 self.refuse_all(index, turn);
                 self.subscribe(index, turn);
             }
+            Subscription::Confirmed if vacant && planted!("forget to unsubscribe") => {}
             Subscription::Confirmed if vacant => {
                 self.lose_head(index, turn);
                 self.set_subscription(index, Subscription::Leaving);
@@ -236,6 +242,11 @@ impl Relay {
         self.set_subscription(index, Subscription::Asked);
         self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
         turn.actions.push(Action::Subscribe { stream: self.streams[index].name.clone() });
+        if planted!("read the head before the subscription is confirmed") {
+            self.set_subscription(index, Subscription::Confirmed);
+            self.set_timer(index, None);
+            self.begin(index, turn);
+        }
     }
 
     /// A subscription holds: the stream is live once its head is known.
@@ -275,7 +286,7 @@ impl Relay {
     /// Tells a worker that the stream can't be made live for it now. Its interest stays, and its
     /// members are told when the stream is.
     fn refuse(&mut self, index: StreamIndex, join: &Waiting, turn: &mut Turn<'_>) {
-        self.streams[index].seat(join.worker).owed = true;
+        self.streams[index].seat(join.worker).owed = !planted!("forget whom a resync is owed");
         let message = ToShard::JoinFailed { request: join.request };
         turn.actions.push(Action::ToShard { worker: join.worker, message });
     }

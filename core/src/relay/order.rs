@@ -31,7 +31,7 @@ impl Relay {
         bytes: &Bytes,
         turn: &mut Turn<'_>,
     ) {
-        if self.link != Some(generation) {
+        if self.link != Some(generation) && !planted!("accept an item of an older connection") {
             return;
         }
         match name.kind() {
@@ -168,7 +168,8 @@ impl Relay {
         resumption: Option<Resumption>,
         turn: &mut Turn<'_>,
     ) {
-        let missed = resumption.is_some_and(|resumption| resumption.missed);
+        let missed = resumption.is_some_and(|resumption| resumption.missed)
+            && !planted!("say nothing of a gap");
         self.outlet.stats.gaps += u64::from(missed);
         let restoring = self.streams[index].busy.as_ref().is_some_and(|busy| busy.restoring);
         let spread_ms = self.spread_ms(index, restoring);
@@ -197,6 +198,9 @@ impl Relay {
         self.streams[index].trim();
         let from = resumption.map_or(0, |resumption| resumption.from);
         for (at, entry) in held.iter().enumerate() {
+            if planted!("drop what was held") {
+                continue;
+            }
             self.release(index, entry, at >= from, turn);
         }
     }
@@ -231,7 +235,8 @@ impl Relay {
     }
 
     fn forward_latest(&mut self, index: StreamIndex, entry: &Entry, turn: &mut Turn<'_>) {
-        if self.streams[index].is_outdated(&entry.place) {
+        let is_outdated = self.streams[index].is_outdated(&entry.place);
+        if is_outdated && !planted!("let an old latest value follow a newer message") {
             // It was on its way while the head was read. An old value must not follow a newer
             // durable message.
             self.outlet.receipts.missed(mid(entry), turn.actions);
@@ -260,6 +265,9 @@ impl Relay {
             let live = stream.head == Head::Live;
             let seat = stream.seat(worker);
             seat.behind = false;
+            if planted!("catch up without a resync") {
+                continue;
+            }
             seat.owed = !live;
             if live {
                 self.outlet.resync(stream, worker, spread_ms, turn.actions);

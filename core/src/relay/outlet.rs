@@ -115,6 +115,9 @@ impl Outlet {
                 publication.get_or_insert_with(|| publication_of(dispatch, &stream.name, forward));
             if self.admit(seat.worker, share, dispatch, publication.frame.0.len()) {
                 let message = ToShard::Publication(Arc::clone(publication));
+                if reached > 0 && planted!("deliver twice to a user's other worker") {
+                    actions.push(Action::ToShard { worker: seat.worker, message: message.clone() });
+                }
                 actions.push(Action::ToShard { worker: seat.worker, message });
                 reached += 1;
                 continue;
@@ -122,7 +125,7 @@ impl Outlet {
             self.stats.queue_full += 1;
             actions.push(Action::Reach("relay_worker_full"));
             // A best-effort message may be lost without a word; what has a position may not.
-            if forward.mid.is_some() {
+            if forward.mid.is_some() && !planted!("drop on a full hand-off without a mark") {
                 seat.behind = true;
                 self.behind.insert((seat.worker, index));
             }

@@ -105,6 +105,7 @@ impl Receipts {
     pub(super) fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(&(deadline, mid)) = self.deadlines.first()
             && deadline <= now
+            && !planted!("wait for receipts for ever")
         {
             self.answer(mid, actions);
         }

@@ -74,7 +74,9 @@ impl Shard {
         walk.carried.push(first);
         while is_for_all && let Some(Item::Publication(next)) = walk.waiting.front() {
             bytes += next.frame.0.len();
-            if next.exclude_user.is_some() || bytes > self.limits.coalesced_bytes_max {
+            let is_for_some =
+                next.exclude_user.is_some() && !planted!("coalesce across exclusions");
+            if is_for_some || bytes > self.limits.coalesced_bytes_max {
                 break;
             }
             position = next.position.or(position);
@@ -86,6 +88,14 @@ impl Shard {
             actions.push(Action::Reach("publications coalesced"));
         }
         self.streams.start_walk(delivery, position);
+        if planted!("count a delivery before it is handed over") {
+            let walk = self.streams.walk_mut(delivery);
+            let (stream, carried) = (walk.stream, walk.carried.clone());
+            let members = self.streams.stream(stream).members().len();
+            for publication in carried {
+                hand_over(&publication, u32::try_from(members).unwrap_or(u32::MAX), actions);
+            }
+        }
         actions.push(Action::Deliver { delivery, frame, published });
     }
 
@@ -102,7 +112,8 @@ impl Shard {
             && let Some(slot) = streams.next_member(delivery)
         {
             let conn = &mut connections[slot as usize];
-            if excluded != NONE && conn.user == excluded {
+            let is_excluded = excluded != NONE && conn.user == excluded;
+            if is_excluded && !planted!("deliver to the excluded user") {
                 continue;
             }
             if conn.phase == Phase::Open {

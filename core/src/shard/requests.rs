@@ -84,6 +84,7 @@ impl Shard {
         if let Some(stream) = self.streams.names.find(name.as_str())
             && self.is_room(stream)
             && self.connections[slot as usize].awaits(stream)
+            && !planted!("let a leave overtake the join")
         {
             let waiting = &mut self.connections[slot as usize].extra().waiting;
             if waiting.len() >= self.limits.waiting_requests_max as usize {

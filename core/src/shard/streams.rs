@@ -119,11 +119,11 @@ impl Streams {
             hole = from;
         };
         if let Some(walk) = self.walks.get_mut(*walk as usize) {
-            if seat < walk.cursor {
+            if seat < walk.cursor && !planted!("skip a member after one has left") {
                 walk.cursor -= 1;
                 fill_from(members, walk.cursor);
             }
-            if seat < walk.end {
+            if seat < walk.end && !planted!("walk past the end after one has left") {
                 walk.end -= 1;
                 fill_from(members, walk.end);
             }

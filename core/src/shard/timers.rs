@@ -73,10 +73,11 @@ impl Shard {
         let unix = self.unix();
         let conn = &mut self.connections[slot as usize];
         let expires_in = conn.expires_ms().saturating_sub(unix.0);
-        if expires_in == 0 {
+        if expires_in == 0 && !planted!("let expired tokens stay") {
             return self.close(slot, CloseCode::TokenExpired, actions);
         }
-        if conn.congested && self.now >= conn.since + self.limits.slow_timeout {
+        let is_slow = conn.congested && !planted!("let slow peers stay");
+        if is_slow && self.now >= conn.since + self.limits.slow_timeout {
             return self.close(slot, CloseCode::TooSlow, actions);
         }
         if self.now >= (conn.heard + self.limits.pong_timeout).max(self.stalled_until) {
@@ -135,8 +136,16 @@ impl Shard {
     /// time within the interval, so that those who came together are not pinged together for ever.
     pub(super) fn start_heartbeat(&mut self, slot: u32, actions: &mut Actions) {
         let interval = u64::try_from(self.limits.ping_interval.as_nanos()).unwrap_or(u64::MAX);
-        let first = Duration::from_nanos(self.rng.below(interval).max(1));
+        let mut first = Duration::from_nanos(self.rng.below(interval).max(1));
+        if planted!("ping in bursts") {
+            first = self.limits.ping_interval;
+        }
         self.connections[slot as usize].ping_at = self.now + first;
+        if planted!("lose the heartbeat of a slot that is used again")
+            && self.connections[slot as usize].generation > 0
+        {
+            return;
+        }
         self.look_at(slot, actions);
     }
 
@@ -223,6 +232,7 @@ impl Shard {
     /// Refuses newcomers from now on, and closes the others evenly over `period`.
     pub(super) fn start_drain(&mut self, period: Duration, actions: &mut Actions) {
         let reported = self.drain.as_ref().is_some_and(|drain| drain.reported);
+        let period = if planted!("drain all at once") { period / 100 } else { period };
         let interval = period / self.open().saturating_sub(1).max(1);
         self.drain = Some(Drain { next: self.now, interval, cursor: 0, reported });
         for slot in (0u32..).take(self.connections.len()) {
@@ -253,7 +263,10 @@ impl Shard {
                 .find(|slot| self.connections[*slot as usize].phase == Phase::Open)
                 .expect("no connection opens while a drain is on");
             drain.cursor = slot + 1;
-            let after_ms = self.rng.below(RECONNECT_SPREAD_MS + 1);
+            let mut after_ms = self.rng.below(RECONNECT_SPREAD_MS + 1);
+            if planted!("reconnect without jitter") {
+                after_ms = 0;
+            }
             self.send(slot, Kind::SystemReconnect, actions, |out| {
                 encode::reconnect(out, "restarting", after_ms);
             });

@@ -5,7 +5,12 @@ use crate::session::{Asked, Session};
 use super::{Failure, Verdict};
 
 /// An answer arrives. Gives what it answers.
-pub fn answered(session: &mut Session, kind: &str, reference: u32, code: &str) -> Result<Asked, Failure> {
+pub fn answered(
+    session: &mut Session,
+    kind: &str,
+    reference: u32,
+    code: &str,
+) -> Result<Asked, Failure> {
     let failed = |what: &str| Failure::new("answers", format!("{what}: {kind} {reference} {code}"));
     let asked = session.asked.remove(&reference).ok_or_else(|| failed("nobody asked"))?;
     let expected = match &asked {

@@ -3,14 +3,21 @@
 use super::{Failure, Verdict};
 
 /// Times that are to be spread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Spread {
+    /// So many equal ones are no chance.
+    enough: u32,
     first: Option<u64>,
     seen: u32,
     differs: bool,
 }
 
 impl Spread {
+    /// None yet; so many equal ones are no chance.
+    pub fn new(enough: u32) -> Self {
+        Self { enough, first: None, seen: 0, differs: false }
+    }
+
     /// One of them.
     pub fn saw(&mut self, value: u64) {
         let first = *self.first.get_or_insert(value);
@@ -20,12 +27,9 @@ impl Spread {
 
     /// They are not all the same.
     pub fn judge(&self, what: &str) -> Verdict {
-        if self.seen < ENOUGH || self.differs {
+        if self.seen < self.enough || self.differs {
             return Ok(());
         }
         Err(Failure::new("jitter", format!("{} {what} of {:?}", self.seen, self.first)))
     }
 }
-
-/// So many equal numbers of a thousand or more are no chance.
-const ENOUGH: u32 = 6;

@@ -29,9 +29,9 @@ pub fn closed(session: &Session, code: CloseCode, moment: Moment<'_>) -> Verdict
     let has_stalled = session.stalled_until.is_some() || moment.now < session.stalled + SLACK;
     let is_justified = match code {
         CloseCode::Silent => {
-            silence >= pong_timeout(knobs)
-                && session.pings > 0
-                && (session.vanished || has_stalled || !moment.is_steady)
+            // A worker that stands still may not come to ping.
+            let was_deaf = session.pings > 0 && (session.vanished || has_stalled);
+            silence >= pong_timeout(knobs) && (was_deaf || !moment.is_steady)
         }
         CloseCode::TokenExpired => session.expires_ms.is_some_and(|at| at <= moment.unix_ms),
         CloseCode::TooSlow => {
@@ -42,10 +42,9 @@ pub fn closed(session: &Session, code: CloseCode, moment: Moment<'_>) -> Verdict
         CloseCode::TooManyMessages => session.limited,
         CloseCode::Restarting => true, // The judge of drains looks at these.
         CloseCode::ProtocolError => session.misbehaved,
-        CloseCode::Normal
-        | CloseCode::Unsupported
-        | CloseCode::InvalidText
-        | CloseCode::TooBig => false,
+        CloseCode::Normal | CloseCode::Unsupported | CloseCode::InvalidText | CloseCode::TooBig => {
+            false
+        }
     };
     if is_justified {
         return Ok(());

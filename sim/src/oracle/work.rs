@@ -28,4 +28,4 @@ impl Work {
 }
 
 /// Far more than any plan gives cause for.
-const WORK_MAX: u64 = 1_000_000;
+const WORK_MAX: u64 = 50_000;

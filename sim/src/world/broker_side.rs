@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use realtime_core::{
     entry::Body,
-    id::{BootId, Epoch, Mid, ReadId},
-    relay::{Channel, Ingress},
+    id::{BootId, Epoch, Generation, Mid, ReadId},
+    relay::{Channel, Ingress, Input},
     stream::StreamName,
     time::UnixMillis,
 };
@@ -28,7 +28,7 @@ impl World<'_, '_> {
         let alive: Vec<LifeId> =
             self.instances.iter().filter_map(|i| Some(i.life.as_ref()?.id)).collect();
         let Some(&life) = alive.get(plan.instance % alive.len().max(1)) else { return };
-        let number = self.truth.announce(plan);
+        let number = self.truth.announce(plan, self.now);
         if plan.class == Class::Ingress {
             return self.publish_ingress(number);
         }
@@ -37,7 +37,7 @@ impl World<'_, '_> {
         let deadline = self.now + RECEIPT_TIMEOUT;
         let stream = self.name(self.truth.publications[number].stream);
         self.receipts.expect(mid, number, life, deadline);
-        let expected = HostEvent::Expected(mid, stream, deadline);
+        let expected = HostEvent::Relay(Input::Expected { mid, stream, deadline });
         // The relay hears of it before the broker does.
         self.pending.push_back((life, expected));
         let stream = self.truth.publications[number].stream;
@@ -63,28 +63,28 @@ impl World<'_, '_> {
         let text = format!(r#"{{"type":"{kind}",{target},"payload":{payload}}}"#);
         for link in self.broker.links() {
             let channel = Channel::Ingress(Ingress::Ticket);
-            let received = HostEvent::Received(link.2, channel, text.clone().into());
-            self.bring(link, received);
+            let (generation, bytes) = (Generation(link.2), text.clone().into());
+            self.bring(link, Input::Received { generation, channel, bytes });
         }
     }
 
     /// Something comes over a subscription connection.
-    fn bring(&mut self, link: Link, event: HostEvent) {
+    fn bring(&mut self, link: Link, input: Input) {
         let life = (link.0, link.1);
-        self.queue(Queue::Items(link), Event::Host(life, event));
+        self.queue(Queue::Items(link), Event::Host(life, HostEvent::Relay(input)));
     }
 
     /// The broker is asked to publish.
     pub(super) fn take(&mut self, life: LifeId, number: usize, mid: Mid) {
         let stream = self.truth.publications[number].stream;
         let reply = if self.broker_down > 0 {
-            HostEvent::Unpublished(mid)
+            HostEvent::Relay(Input::Unpublished { mid })
         } else {
             self.send_out(number, mid);
-            HostEvent::Published(mid)
+            HostEvent::Relay(Input::Published { mid })
         };
         if self.has_trouble(life.0, |what| matches!(what, Trouble::RepliesLost)) {
-            let given_up = Event::Host(life, HostEvent::Unpublished(mid));
+            let given_up = Event::Host(life, HostEvent::Relay(Input::Unpublished { mid }));
             return self.after(RECEIPT_TIMEOUT * 2, given_up);
         }
         self.queue(Queue::Replies(life, stream % 2), Event::Host(life, reply));
@@ -119,7 +119,8 @@ impl World<'_, '_> {
             let twice = is_known && self.has_trouble(link.0, |w| matches!(w, Trouble::Twice));
             for _ in 0..1 + u32::from(twice) {
                 let channel = Channel::Stream(name.clone());
-                self.bring(link, HostEvent::Received(link.2, channel, bytes.clone()));
+                let (generation, bytes) = (Generation(link.2), bytes.clone());
+                self.bring(link, Input::Received { generation, channel, bytes });
             }
         }
     }
@@ -131,18 +132,13 @@ impl World<'_, '_> {
     }
 
     fn is_lost(&mut self, instance: usize) -> bool {
-        self.is_struck(instance, |what| match what {
-            Trouble::Lossy(permille) => Some(*permille),
-            _ => None,
+        self.is_struck(instance, |what| {
+            if let Trouble::Lossy(permille) = what { Some(*permille) } else { None }
         })
     }
 
     /// Whether this time a trouble hits that hits so many of a thousand.
-    fn is_struck(
-        &mut self,
-        instance: usize,
-        permille: impl Fn(&Trouble) -> Option<u64>,
-    ) -> bool {
+    fn is_struck(&mut self, instance: usize, permille: impl Fn(&Trouble) -> Option<u64>) -> bool {
         let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
         let permille = active
             .filter(|fault| fault.instance == instance)
@@ -161,22 +157,21 @@ impl World<'_, '_> {
         let name = self.name(stream);
         if !on {
             self.broker.unsubscribe(link, stream);
-            return self.bring(link, HostEvent::Unsubscribed(link.2, name));
+            return self
+                .bring(link, Input::Unsubscribed { generation: Generation(link.2), stream: name });
         }
-        let refused = self.is_struck(link.0, |what| match what {
-            Trouble::Unsubscribable(permille) => Some(*permille),
-            _ => None,
+        let refused = self.is_struck(link.0, |what| {
+            if let Trouble::Unsubscribable(permille) = what { Some(*permille) } else { None }
         });
         if refused {
             return;
         }
         self.broker.subscribe(link, stream);
-        let unconfirmed = self.is_struck(link.0, |what| match what {
-            Trouble::Unconfirmed(permille) => Some(*permille),
-            _ => None,
+        let unconfirmed = self.is_struck(link.0, |what| {
+            if let Trouble::Unconfirmed(permille) = what { Some(*permille) } else { None }
         });
         if !unconfirmed {
-            self.bring(link, HostEvent::Subscribed(link.2, name));
+            self.bring(link, Input::Subscribed { generation: Generation(link.2), stream: name });
         }
     }
 
@@ -188,13 +183,10 @@ impl World<'_, '_> {
         let head = can_tell.then(|| self.broker.head(&mut self.truth, stream, epoch));
         let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
         let slow = active.filter(|fault| fault.instance == life.0).filter_map(|fault| {
-            match fault.what {
-                Trouble::ReadsSlow(ms) => Some(ms),
-                _ => None,
-            }
+            if let Trouble::ReadsSlow(ms) = fault.what { Some(ms) } else { None }
         });
         let slow = Duration::from_millis(slow.max().unwrap_or(0));
-        let event = Event::Host(life, HostEvent::HeadRead(read, head));
+        let event = Event::Host(life, HostEvent::Relay(Input::HeadRead { read, head }));
         self.queue_slowly(Queue::Replies(life, stream % 2), slow, event);
     }
 
@@ -210,7 +202,7 @@ impl World<'_, '_> {
         life.generation += 1;
         let link = (life.id.0, life.id.1, life.generation);
         self.broker.connect(link);
-        self.bring(link, HostEvent::LinkUp(link.2));
+        self.bring(link, Input::LinkUp { generation: Generation(link.2), run_id: 1 });
     }
 
     /// An instance loses its connection; the broker notices after `ghost`.
@@ -221,7 +213,7 @@ impl World<'_, '_> {
         life.up = false;
         let (id, generation) = (life.id, life.generation);
         self.after(ghost, Event::Ghost((id.0, id.1, generation)));
-        self.pending.push_back((id, HostEvent::LinkDown));
+        self.pending.push_back((id, HostEvent::Relay(Input::LinkDown)));
     }
 }
 

@@ -7,7 +7,10 @@ use crate::{
     plan::{Data, Fault, Trouble, moment},
 };
 
-use super::{Event, World, instance::HostEvent};
+use super::{
+    Event, World,
+    instance::{HostEvent, ShardEvent},
+};
 
 impl World<'_, '_> {
     pub(super) fn schedule_faults(&mut self) {
@@ -79,7 +82,8 @@ impl World<'_, '_> {
         life.back = back;
         let (id, workers) = (life.id, life.hosts.len());
         for worker in 0..workers {
-            let event = HostEvent::Draining(worker, Duration::from_millis(period));
+            let event =
+                HostEvent::Shard(ShardEvent::Draining(worker, Duration::from_millis(period)));
             self.pending.push_back((id, event));
         }
     }
@@ -89,7 +93,7 @@ impl World<'_, '_> {
         life.skew_ms += step;
         let (id, workers) = (life.id, life.hosts.len());
         for worker in 0..workers {
-            self.pending.push_back((id, HostEvent::WallClock(worker)));
+            self.pending.push_back((id, HostEvent::Shard(ShardEvent::WallClock(worker))));
         }
     }
 

@@ -5,14 +5,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use realtime_core::{
-    id::{ConnectionId, DeliveryId, Generation, WorkerId},
+    id::{ConnectionId, DeliveryId, Mid},
     limits::{RelayLimits, ShardLimits},
-    link::{ToRelay, ToShard},
-    relay::{self, Channel, Relay},
+    link::ToShard,
+    relay::{self, Relay},
     shard::{Identity, Reference, Shard, VerifyError},
-    stream::StreamName,
     time::{Instant, UnixMillis},
 };
 
@@ -86,17 +84,14 @@ pub(super) struct Walk {
 /// Something that happens to an instance; waits while it stands still.
 #[derive(Debug)]
 pub(super) enum HostEvent {
-    LinkUp(u64),
-    LinkDown,
-    Received(u64, Channel, Bytes),
-    Subscribed(u64, StreamName),
-    Unsubscribed(u64, StreamName),
-    HeadRead(realtime_core::id::ReadId, Option<realtime_core::id::Position>),
-    Expected(realtime_core::id::Mid, StreamName, Instant),
-    Published(realtime_core::id::Mid),
-    Unpublished(realtime_core::id::Mid),
-    FromShard(usize, ToRelay),
+    Relay(relay::Input),
     RelayTimer(Instant),
+    Shard(ShardEvent),
+}
+
+/// Something that happens to a shard, or to a connection of one.
+#[derive(Debug)]
+pub(super) enum ShardEvent {
     ToShard(usize, ToShard),
     ShardTimer(usize, Instant),
     Walk(usize, DeliveryId),
@@ -169,31 +164,8 @@ impl World<'_, '_> {
             return Ok(());
         }
         self.inputs += 1;
-        let generation = Generation;
         let input = match event {
-            HostEvent::LinkUp(up) => {
-                relay::Input::LinkUp { generation: generation(up), run_id: 1 }
-            }
-            HostEvent::LinkDown => relay::Input::LinkDown,
-            HostEvent::Received(of, channel, bytes) => {
-                relay::Input::Received { generation: generation(of), channel, bytes }
-            }
-            HostEvent::Subscribed(of, stream) => {
-                relay::Input::Subscribed { generation: generation(of), stream }
-            }
-            HostEvent::Unsubscribed(of, stream) => {
-                relay::Input::Unsubscribed { generation: generation(of), stream }
-            }
-            HostEvent::HeadRead(read, head) => relay::Input::HeadRead { read, head },
-            HostEvent::Expected(mid, stream, deadline) => {
-                relay::Input::Expected { mid, stream, deadline }
-            }
-            HostEvent::Published(mid) => relay::Input::Published { mid },
-            HostEvent::Unpublished(mid) => relay::Input::Unpublished { mid },
-            HostEvent::FromShard(worker, message) => {
-                let worker = WorkerId(u16::try_from(worker).expect("few workers"));
-                relay::Input::FromShard { worker, message }
-            }
+            HostEvent::Relay(input) => input,
             HostEvent::RelayTimer(at) => {
                 if life.relay_timer != Some(at) {
                     return Ok(());
@@ -201,7 +173,7 @@ impl World<'_, '_> {
                 life.relay_timer = None;
                 relay::Input::TimedOut
             }
-            other => return self.shard_event(id, other),
+            HostEvent::Shard(event) => return self.shard_event(id, event),
         };
         self.relay(id, input)
     }
@@ -231,7 +203,7 @@ impl World<'_, '_> {
             relay::Action::ToShard { worker, message } => {
                 let slow = self.delay_of(id.0, worker.0);
                 let worker = usize::from(worker.0);
-                let event = Event::Host(id, HostEvent::ToShard(worker, message));
+                let event = Event::Host(id, HostEvent::Shard(ShardEvent::ToShard(worker, message)));
                 self.queue_slowly(Queue::ToShard(id, worker), slow, event);
             }
             relay::Action::Subscribe { stream } => {
@@ -255,7 +227,7 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    fn receipt(&mut self, mid: realtime_core::id::Mid, answer: Option<u32>) -> Verdict {
+    fn receipt(&mut self, mid: Mid, answer: Option<u32>) -> Verdict {
         self.receipts.answered(&self.truth, mid, answer, self.now, !self.is_steady)
     }
 
@@ -263,9 +235,10 @@ impl World<'_, '_> {
     fn delay_of(&self, instance: usize, worker: u16) -> Duration {
         let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
         let delays = active.filter(|fault| fault.instance == instance).filter_map(|fault| {
-            match fault.what {
-                Trouble::SlowWorker(of, delay) if of == worker => Some(delay),
-                _ => None,
+            if let Trouble::SlowWorker(of, delay) = fault.what {
+                (of == worker).then_some(delay)
+            } else {
+                None
             }
         });
         Duration::from_millis(delays.max().unwrap_or(0))

@@ -25,10 +25,7 @@ use realtime_core::{
 
 use crate::{
     broker::{Broker, Link},
-    oracle::{
-        Failure, Verdict, drain::Drains, jitter::Spread, receipts::Receipts,
-        work::Work,
-    },
+    oracle::{Failure, Verdict, drain::Drains, jitter::Spread, receipts::Receipts, work::Work},
     plan::{Plan, moment},
     random::labelled,
     session::Session,
@@ -213,9 +210,10 @@ impl<'a, 'b> World<'a, 'b> {
             epochs_made: 0,
             receipts: Receipts::default(),
             drains: Drains::default(),
-            first_pings: Spread::default(),
-            reconnects: Spread::default(),
-            refetches: Spread::default(),
+            // These are told apart by eighths of the interval.
+            first_pings: Spread::new(10),
+            reconnects: Spread::new(6),
+            refetches: Spread::new(6),
             work: Work::default(),
             trace,
             hash: 0,

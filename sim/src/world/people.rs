@@ -10,14 +10,14 @@ use realtime_core::{
 use crate::{
     frames::{Message, Payload},
     oracle::{Failure, Verdict, answers, audience, order},
-    plan::{Class, Step},
+    plan::{Class, Step, moment},
     session::{Asked, Seen, Session, Stage},
     truth::{NodeId, StreamId},
 };
 
 use super::{
     Event, Queue, World,
-    instance::{HostEvent, LifeId},
+    instance::{HostEvent, LifeId, ShardEvent},
 };
 
 impl World<'_, '_> {
@@ -40,7 +40,7 @@ impl World<'_, '_> {
         self.sessions.push(session);
         let session = self.sessions.len() - 1;
         self.clients[client].session = Some(session);
-        let event = Event::Host(life, HostEvent::Arrive(session));
+        let event = Event::Host(life, HostEvent::Shard(ShardEvent::Arrive(session)));
         self.queue(Queue::Socket(session), event);
     }
 
@@ -50,7 +50,10 @@ impl World<'_, '_> {
         if self.clients[client].session == Some(session) {
             self.clients[client].session = None;
             self.remember(session);
-            let wait = Duration::from_millis(100) + self.some(at_most);
+            let is_hasty = self.people.below(4) == 0;
+            let least = Duration::from_millis(if is_hasty { 1 } else { 100 });
+            let most = if is_hasty { Duration::from_millis(10) } else { at_most };
+            let wait = least + self.some(most);
             self.after(wait, Event::Connect(client));
         }
     }
@@ -69,11 +72,18 @@ impl World<'_, '_> {
     fn token(&self, session: usize, user: &str, rooms: &[&str]) -> Identity {
         let client = &self.plan.clients[self.sessions[session].client];
         let now_ms = super::EPOCH_MS + self.now.0 / 1_000_000;
+        let is_quiet = self.now >= moment(self.plan.quiet_ms);
         Identity {
             user: user.into(),
             rooms: rooms.iter().map(|room| Box::from(*room)).collect::<Vec<_>>().into(),
-            expires: client.token_ms.map(|ms| (now_ms + ms) / 1_000),
+            expires: client.token_ms.filter(|_| !is_quiet).map(|ms| (now_ms + ms) / 1_000),
         }
+    }
+
+    /// How long the verification of a token takes.
+    fn verification(&mut self) -> Duration {
+        let is_slow = self.net.below(8) == 0;
+        Duration::from_micros(self.net.below(if is_slow { 400_000 } else { 2_000 }))
     }
 
     pub(super) fn verify(&mut self, session: usize) {
@@ -81,8 +91,11 @@ impl World<'_, '_> {
         let identity = self.token(session, &user, &["vip:*"]);
         self.sessions[session].expires_ms = identity.expires.map(|seconds| seconds * 1_000);
         let life = self.sessions[session].life;
-        let wait = Duration::from_micros(self.net.below(2_000));
-        self.after(wait, Event::Host(life, HostEvent::Verified(session, Ok(identity))));
+        let wait = self.verification();
+        self.after(
+            wait,
+            Event::Host(life, HostEvent::Shard(ShardEvent::Verified(session, Ok(identity)))),
+        );
     }
 
     pub(super) fn verify_refresh(
@@ -94,17 +107,18 @@ impl World<'_, '_> {
         let user = self.sessions[session].user.clone().unwrap_or_default();
         let outcome = match token {
             "0" => Ok(self.token(session, &user, &["vip:*"])),
-            "2" => Ok(Identity {
-                user: "somebody else".into(),
-                rooms: Arc::from([]),
-                expires: None,
-            }),
+            "2" => {
+                Ok(Identity { user: "somebody else".into(), rooms: Arc::from([]), expires: None })
+            }
             "3" => Ok(self.token(session, &user, &[])),
             _ => Err(VerifyError("no token at all")),
         };
         let life = self.sessions[session].life;
-        let wait = Duration::from_micros(self.net.below(2_000));
-        self.after(wait, Event::Host(life, HostEvent::Refreshed(session, reference, outcome)));
+        let wait = self.verification();
+        self.after(
+            wait,
+            Event::Host(life, HostEvent::Shard(ShardEvent::Refreshed(session, reference, outcome))),
+        );
     }
 
     /// A client does what its plan says; what it can't do while it is not connected is left out,
@@ -114,10 +128,19 @@ impl World<'_, '_> {
         match step {
             Step::Join(room) => _ = self.clients[client].wants.insert(room.clone()),
             Step::Leave(room) => _ = self.clients[client].wants.remove(room),
-            _ => {}
+            Step::Ping
+            | Step::Garbage(_)
+            | Step::Subscribe
+            | Step::Refresh(_)
+            | Step::Misbehave
+            | Step::Quit
+            | Step::Vanish
+            | Step::Stall(_) => {}
         }
         let Some(session) = self.clients[client].session else { return };
-        if !self.sessions[session].is_well() {
+        let is_leaving = matches!(step, Step::Quit | Step::Vanish)
+            && self.sessions[session].stage == Stage::Arriving;
+        if !self.sessions[session].is_well() && !is_leaving {
             return;
         }
         match step {
@@ -127,7 +150,8 @@ impl World<'_, '_> {
             Step::Garbage(which) => self.talk_garbage(session, *which),
             Step::Subscribe => {
                 let user = self.sessions[session].user.as_deref().unwrap_or("user-0");
-                let text = format!(r#"{{"type":"user:subscribe","payload":{{"user_id":"{user}"}}}}"#);
+                let text =
+                    format!(r#"{{"type":"user:subscribe","payload":{{"user_id":"{user}"}}}}"#);
                 self.say(session, text);
             }
             Step::Refresh(token) => {
@@ -136,13 +160,13 @@ impl World<'_, '_> {
             }
             Step::Misbehave => {
                 let life = self.sessions[session].life;
-                let event = Event::Host(life, HostEvent::Misbehaved(session));
+                let event = Event::Host(life, HostEvent::Shard(ShardEvent::Misbehaved(session)));
                 self.queue(Queue::Socket(session), event);
             }
             Step::Quit => {
                 let life = self.sessions[session].life;
                 self.sessions[session].vanished = true;
-                let event = Event::Host(life, HostEvent::Closed(session));
+                let event = Event::Host(life, HostEvent::Shard(ShardEvent::Closed(session)));
                 self.queue(Queue::Socket(session), event);
                 self.come_back(session, Duration::from_secs(2));
             }
@@ -169,11 +193,11 @@ impl World<'_, '_> {
         match stalled.stage {
             Stage::Open => {
                 if stalled.congested.take().is_some() {
-                    let event = Event::Host(life, HostEvent::Relieved(session));
+                    let event = Event::Host(life, HostEvent::Shard(ShardEvent::Relieved(session)));
                     self.queue(Queue::Socket(session), event);
                 }
                 if pings > 0 && !self.sessions[session].vanished {
-                    let event = Event::Host(life, HostEvent::Heard(session));
+                    let event = Event::Host(life, HostEvent::Shard(ShardEvent::Heard(session)));
                     self.queue(Queue::Socket(session), event);
                 }
                 let client = self.sessions[session].client;
@@ -182,7 +206,7 @@ impl World<'_, '_> {
                 }
             }
             Stage::Closing if !stalled.vanished => {
-                let event = Event::Host(life, HostEvent::Closed(session));
+                let event = Event::Host(life, HostEvent::Shard(ShardEvent::Closed(session)));
                 self.queue(Queue::Socket(session), event);
             }
             Stage::Arriving | Stage::Closing | Stage::Reset | Stage::Gone => {}
@@ -204,14 +228,13 @@ impl World<'_, '_> {
 
     fn ask(&mut self, session: usize, asked: Asked, token: &str) {
         let client = self.sessions[session].client;
-        let asked = match asked {
-            Asked::Join(room, _) if self.plan.clients[client].since => {
-                let stream = self.truth.stream(&room);
-                let since = self.clients[client].last.get(&stream).copied();
-                Asked::Join(room, since)
-            }
-            other => other,
-        };
+        let mut asked = asked;
+        if let Asked::Join(room, since) = &mut asked
+            && self.plan.clients[client].since
+        {
+            let stream = self.truth.stream(room);
+            *since = self.clients[client].last.get(&stream).copied();
+        }
         let reference = self.sessions[session].next_ref;
         self.sessions[session].next_ref += 1;
         let (kind, payload) = match &asked {
@@ -255,7 +278,7 @@ impl World<'_, '_> {
 
     fn say(&mut self, session: usize, text: String) {
         let life = self.sessions[session].life;
-        let event = Event::Host(life, HostEvent::Message(session, text));
+        let event = Event::Host(life, HostEvent::Shard(ShardEvent::Message(session, text)));
         self.queue(Queue::Socket(session), event);
     }
 
@@ -322,13 +345,17 @@ impl World<'_, '_> {
     }
 
     fn start(&mut self, session: usize, stream: StreamId, id: Option<&str>) -> Verdict {
+        let now = self.now;
         let node = self.place(stream, id)?;
         if let Some(node) = node
             && !self.sets_back
         {
             self.sessions[session].epochs.saw(&self.truth, node)?;
         }
-        let seen = self.sessions[session].streams.entry(stream).or_insert_with(Seen::default);
+        let seen = self.sessions[session]
+            .streams
+            .entry(stream)
+            .or_insert(Seen { joined: now, ..Seen::default() });
         order::started(seen, node);
         Ok(())
     }
@@ -350,12 +377,7 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    fn joined(
-        &mut self,
-        session: usize,
-        payload: &Payload<'_>,
-        asked: Option<Asked>,
-    ) -> Verdict {
+    fn joined(&mut self, session: usize, payload: &Payload<'_>, asked: Option<Asked>) -> Verdict {
         let room = payload.room.unwrap_or("");
         let Some(Asked::Join(wanted, since)) = asked.filter(|asked| asked.room() == Some(room))
         else {
@@ -365,17 +387,17 @@ impl World<'_, '_> {
         let node = self.place(stream, payload.id)?;
         if payload.recovered == Some(true) {
             let user = self.sessions[session].user.as_deref();
-            let is_true = since.zip(node).is_some_and(|(since, node)| {
-                self.truth.nothing_between(since, node, user)
-            });
+            let is_true = since
+                .zip(node)
+                .is_some_and(|(since, node)| self.truth.nothing_between(since, node, user));
             if !is_true {
                 return Err(Failure::new("missed", format!("{room} is not recovered")));
             }
         }
-        if self.sessions[session].streams.contains_key(&stream) {
-            if let Some(node) = node {
-                order::repeated(&self.truth, &self.sessions[session], stream, node)?;
-            }
+        if let Some(node) = node
+            && self.sessions[session].streams.contains_key(&stream)
+        {
+            order::repeated(&self.truth, &self.sessions[session], stream, node)?;
         }
         self.start(session, stream, payload.id)
     }
@@ -408,19 +430,14 @@ impl World<'_, '_> {
         }
         // A new instance has no broker at first.
         let life = self.live(self.sessions[session].life);
-        let is_young = self.until(life.born + Duration::from_secs(10)) > Duration::ZERO;
+        let is_young = self.until(life.born + Duration::from_millis(500)) > Duration::ZERO;
         if self.is_calm && !is_young {
             return Err(Failure::new("resync", format!("{name}: nothing can have been missed")));
         }
         self.start(session, stream, payload.id)
     }
 
-    fn refused(
-        &mut self,
-        session: usize,
-        payload: &Payload<'_>,
-        asked: Option<Asked>,
-    ) -> Verdict {
+    fn refused(&mut self, session: usize, payload: &Payload<'_>, asked: Option<Asked>) -> Verdict {
         let client = self.sessions[session].client;
         let code = payload.code.unwrap_or("");
         match code {

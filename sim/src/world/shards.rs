@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use realtime_core::{
-    id::{ConnectionId, DeliveryId},
+    id::{ConnectionId, DeliveryId, WorkerId},
+    relay,
     shard::{Action, Actions, Handshake, Input, Slice},
     time::{Instant, UnixMillis},
     wire::{CloseCode, Frame, Kind},
@@ -17,16 +18,16 @@ use crate::{
 
 use super::{
     Event, Queue, World,
-    instance::{HostEvent, LifeId, Walk},
+    instance::{HostEvent, LifeId, ShardEvent, Walk},
 };
 
 impl World<'_, '_> {
-    pub(super) fn shard_event(&mut self, id: LifeId, event: HostEvent) -> Verdict {
+    pub(super) fn shard_event(&mut self, id: LifeId, event: ShardEvent) -> Verdict {
         match event {
-            HostEvent::ToShard(worker, message) => {
+            ShardEvent::ToShard(worker, message) => {
                 self.shard(id, worker, Input::FromRelay(message))
             }
-            HostEvent::ShardTimer(worker, at) => {
+            ShardEvent::ShardTimer(worker, at) => {
                 let host = &mut self.live_mut(id).hosts[worker];
                 if host.timer != Some(at) {
                     return Ok(());
@@ -34,40 +35,40 @@ impl World<'_, '_> {
                 host.timer = None;
                 self.shard(id, worker, Input::TimedOut)
             }
-            HostEvent::Walk(worker, delivery) => self.walk(id, worker, delivery),
-            HostEvent::Draining(worker, period) => {
+            ShardEvent::Walk(worker, delivery) => self.walk(id, worker, delivery),
+            ShardEvent::Draining(worker, period) => {
                 let counts = &self.live(id).hosts[worker].counts;
                 let open = counts.authenticated + counts.anonymous;
                 self.drains.start((id.0, id.1, worker), self.now, period, open);
                 self.shard(id, worker, Input::Draining { period })
             }
-            HostEvent::WallClock(worker) => {
+            ShardEvent::WallClock(worker) => {
                 let unix = UnixMillis(self.unix_ms(id));
                 self.shard(id, worker, Input::WallClock(unix))
             }
-            HostEvent::Arrive(session) => self.arrive(session),
-            HostEvent::Verified(session, outcome) => {
+            ShardEvent::Arrive(session) => self.arrive(session),
+            ShardEvent::Verified(session, outcome) => {
                 let (worker, conn) = self.address(session);
                 let user_connections = self.of_user_elsewhere(session);
                 self.shard(id, worker, Input::Verified { conn, outcome, user_connections })
             }
-            HostEvent::Message(session, text) => {
+            ShardEvent::Message(session, text) => {
                 let (worker, conn) = self.address(session);
                 self.hear(session, true);
                 self.shard(id, worker, Input::Received { conn, text: &text })
             }
-            HostEvent::Heard(session) => {
+            ShardEvent::Heard(session) => {
                 let (worker, conn) = self.address(session);
                 self.hear(session, false);
                 self.shard(id, worker, Input::Heard { conn })
             }
-            HostEvent::Misbehaved(session) => {
+            ShardEvent::Misbehaved(session) => {
                 let (worker, conn) = self.address(session);
                 self.sessions[session].misbehaved = true;
                 let code = CloseCode::ProtocolError;
                 self.shard(id, worker, Input::Misbehaved { conn, code })
             }
-            HostEvent::Refreshed(session, reference, outcome) => {
+            ShardEvent::Refreshed(session, reference, outcome) => {
                 let (worker, conn) = self.address(session);
                 if let Ok(identity) = &outcome
                     && self.sessions[session].user.as_deref() == Some(&*identity.user)
@@ -77,15 +78,15 @@ impl World<'_, '_> {
                 }
                 self.shard(id, worker, Input::Refreshed { conn, reference, outcome })
             }
-            HostEvent::Congested(session) => {
+            ShardEvent::Congested(session) => {
                 let (worker, conn) = self.address(session);
                 self.shard(id, worker, Input::Congested { conn })
             }
-            HostEvent::Relieved(session) => {
+            ShardEvent::Relieved(session) => {
                 let (worker, conn) = self.address(session);
                 self.shard(id, worker, Input::Relieved { conn })
             }
-            HostEvent::Overflowed(session) => {
+            ShardEvent::Overflowed(session) => {
                 let (worker, conn) = self.address(session);
                 self.shard(id, worker, Input::Overflowed { conn })?;
                 if self.sessions[session].stage == Stage::Open {
@@ -94,8 +95,7 @@ impl World<'_, '_> {
                 }
                 Ok(())
             }
-            HostEvent::Closed(session) => self.closed(session),
-            other => unreachable!("{other:?} is for relays"),
+            ShardEvent::Closed(session) => self.closed(session),
         }
     }
 
@@ -196,7 +196,7 @@ impl World<'_, '_> {
         if deadline != host.timer {
             host.timer = deadline;
             if let Some(at) = deadline {
-                self.at(at, Event::Host(id, HostEvent::ShardTimer(worker, at)));
+                self.at(at, Event::Host(id, HostEvent::Shard(ShardEvent::ShardTimer(worker, at))));
             }
         }
         let done = self.shard_actions(id, worker, &mut actions);
@@ -218,13 +218,7 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    fn shard_action(
-        &mut self,
-        id: LifeId,
-        worker: usize,
-        action: Action,
-        bytes: &[u8],
-    ) -> Verdict {
+    fn shard_action(&mut self, id: LifeId, worker: usize, action: Action, bytes: &[u8]) -> Verdict {
         match action {
             Action::Verify { conn } => {
                 let session = self.session_of(id, worker, conn)?;
@@ -242,14 +236,16 @@ impl World<'_, '_> {
             Action::Deliver { delivery, frame, .. } => {
                 let walk = self.read_publications(&frame)?;
                 self.live_mut(id).hosts[worker].walks.insert(delivery, walk);
-                self.pending.push_back((id, HostEvent::Walk(worker, delivery)));
+                self.pending.push_back((id, HostEvent::Shard(ShardEvent::Walk(worker, delivery))));
             }
             Action::Ping { conn } => {
                 let session = self.session_of(id, worker, conn)?;
                 self.ping(session);
             }
             Action::ToRelay(message) => {
-                let event = Event::Host(id, HostEvent::FromShard(worker, message));
+                let from = WorkerId(u16::try_from(worker).expect("few workers"));
+                let input = relay::Input::FromShard { worker: from, message };
+                let event = Event::Host(id, HostEvent::Relay(input));
                 self.queue(Queue::FromShard(id, worker), event);
             }
             Action::Refuse { conn, .. } => {
@@ -264,7 +260,7 @@ impl World<'_, '_> {
             Action::Reset { conn } => {
                 let session = self.session_of(id, worker, conn)?;
                 self.sessions[session].stage = Stage::Reset;
-                self.pending.push_back((id, HostEvent::Closed(session)));
+                self.pending.push_back((id, HostEvent::Shard(ShardEvent::Closed(session))));
             }
             Action::VerifyRefresh { conn, token, reference } => {
                 let session = self.session_of(id, worker, conn)?;
@@ -331,13 +327,13 @@ impl World<'_, '_> {
         let life = session.life;
         if session.queued + bytes > outbox {
             session.overflowed = true;
-            self.pending.push_back((life, HostEvent::Overflowed(session_id)));
+            self.pending.push_back((life, HostEvent::Shard(ShardEvent::Overflowed(session_id))));
             return false;
         }
         session.queued += bytes;
         if session.queued > outbox / 2 && session.congested.is_none() {
             session.congested = Some(now);
-            self.pending.push_back((life, HostEvent::Congested(session_id)));
+            self.pending.push_back((life, HostEvent::Shard(ShardEvent::Congested(session_id))));
         }
         true
     }
@@ -378,7 +374,10 @@ impl World<'_, '_> {
                 walk.accepted += 1;
                 for (number, node) in &walk.carried {
                     self.received += 1;
-                    self.truth.publications[*number].hand(id, 1);
+                    let publication = &mut self.truth.publications[*number];
+                    let seen = self.sessions[session].streams.get(&publication.stream);
+                    let joined = seen.map(|seen| seen.joined);
+                    publication.hand(id, joined < Some(publication.announced));
                     self.receive_publication(session, *number, *node)
                         .map_err(|error| self.whose(session, error))?;
                 }
@@ -388,7 +387,10 @@ impl World<'_, '_> {
         if !is_over {
             self.live_mut(id).hosts[worker].walks.insert(delivery, walk);
             let pause = Duration::from_micros(self.net.below(2_000));
-            self.after(pause, Event::Host(id, HostEvent::Walk(worker, delivery)));
+            self.after(
+                pause,
+                Event::Host(id, HostEvent::Shard(ShardEvent::Walk(worker, delivery))),
+            );
             return Ok(());
         }
         for (number, _) in &walk.carried {
@@ -412,10 +414,12 @@ impl World<'_, '_> {
         if !pinged.pinged {
             pinged.pinged = true;
             let wait = now.saturating_since(pinged.accepted);
-            self.first_pings.saw(u64::try_from(wait.as_nanos()).expect("runs are short"));
+            let eighth = Duration::from_millis(self.plan.knobs.ping_ms) / 8;
+            self.first_pings
+                .saw(u64::try_from(wait.as_nanos() / eighth.as_nanos()).expect("runs are short"));
         }
         if self.sessions[session].is_well() {
-            let event = Event::Host(life, HostEvent::Heard(session));
+            let event = Event::Host(life, HostEvent::Shard(ShardEvent::Heard(session)));
             self.queue(Queue::Socket(session), event);
         }
     }
@@ -435,7 +439,7 @@ impl World<'_, '_> {
         let is_well = self.sessions[session].is_well();
         self.sessions[session].stage = Stage::Closing;
         if is_well {
-            let event = Event::Host(life, HostEvent::Closed(session));
+            let event = Event::Host(life, HostEvent::Shard(ShardEvent::Closed(session)));
             self.queue(Queue::Socket(session), event);
         }
         Ok(())

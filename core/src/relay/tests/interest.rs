@@ -238,6 +238,18 @@ fn a_vacated_stream_is_subscribed_again_until_it_can_be_unsubscribed() {
 }
 
 #[test]
+fn joins_that_come_and_go_do_not_put_off_that_a_subscription_is_asked_for_again() {
+    let mut relay = relay();
+    step(&mut relay, 0, link_up(1));
+    let asked = step(&mut relay, 0, join(0, 1, ROOM));
+    assert_eq!(asked, ["subscribe event:1"]);
+    let due = relay.next_deadline();
+    step(&mut relay, 500, vacated(0, ROOM));
+    step(&mut relay, 1_000, join(0, 2, ROOM));
+    assert_eq!(relay.next_deadline(), due);
+}
+
+#[test]
 fn a_lingering_stream_is_forgotten_with_the_link() {
     let mut relay = live();
     step(&mut relay, 0, vacated(0, ROOM));

@@ -248,6 +248,8 @@ fn an_anonymous_connection_without_an_answer_can_join_rooms() {
     bed.pass(5);
     let all = r#"{"type":"room:join","payload":{"room":"all"}}"#;
     assert!(bed.say(0, all)[0].contains("FORBIDDEN"));
+    let leave = r#"{"type":"room:leave","payload":{"room":"all"}}"#;
+    assert!(bed.say(0, leave)[0].contains("FORBIDDEN"), "it will be seated there");
     bed.join(0, "event:1", 1);
     let more = r#"{"type":"room:join","payload":{"room":"event:2"}}"#;
     assert!(bed.say(0, more)[0].contains("TOO_MANY_ROOMS"));
