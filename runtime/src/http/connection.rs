@@ -1,6 +1,7 @@
 //! Plain HTTP connections: where they come from, and how long they may take.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -18,6 +19,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::AbortHandle,
     time::{Sleep, sleep, timeout},
 };
 use tracing::{debug, warn};
@@ -34,7 +36,8 @@ pub(crate) async fn serve_handoffs<S: Stream>(
     shared: &Arc<Shared>,
     mut handoffs: mpsc::Receiver<Handoff<S>>,
 ) {
-    let pool = Pool::new(shared, router(Arc::clone(shared)), CONNECTIONS_MAX);
+    let pool = Pool::new(shared, router(Arc::clone(shared)), CONNECTIONS_MAX, false);
+    let mut served = VecDeque::new();
     loop {
         let handoff = tokio::select! {
             biased;
@@ -44,18 +47,31 @@ pub(crate) async fn serve_handoffs<S: Stream>(
         let Some(Handoff { head, stream }) = handoff else {
             break;
         };
-        // Waiting would only move the queue into the workers.
-        match Arc::clone(&pool.permits).try_acquire_owned() {
-            Ok(permit) => pool.spawn(permit, head, stream),
-            Err(_) => shared.counters.failed(ServiceError::HttpRefused),
+        if pool.permits.available_permits() == 0 {
+            cut_off_oldest(shared, &mut served);
         }
+        let permit = Arc::clone(&pool.permits).acquire_owned().await.expect("it is never closed");
+        if served.len() >= CONNECTIONS_MAX as usize {
+            served.retain(|connection: &AbortHandle| !connection.is_finished());
+        }
+        served.push_back(pool.spawn(permit, head, stream));
     }
     pool.finish().await;
 }
 
+/// Makes room: clients that don't read their answers must not keep health checks out.
+fn cut_off_oldest(shared: &Shared, served: &mut VecDeque<AbortHandle>) {
+    while let Some(oldest) = served.pop_front() {
+        if !oldest.is_finished() {
+            oldest.abort();
+            return shared.counters.failed(ServiceError::HttpRefused);
+        }
+    }
+}
+
 /// Serves the metrics port, until the instance stops.
 pub(crate) async fn serve_metrics<L: Listener>(shared: &Arc<Shared>, mut listener: L) {
-    let pool = Pool::new(shared, metrics_router(Arc::clone(shared)), SCRAPERS_MAX);
+    let pool = Pool::new(shared, metrics_router(Arc::clone(shared)), SCRAPERS_MAX, true);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -63,7 +79,7 @@ pub(crate) async fn serve_metrics<L: Listener>(shared: &Arc<Shared>, mut listene
             accepted = accept(&mut listener, &pool.permits) => accepted,
         };
         match accepted {
-            Ok((permit, stream)) => pool.spawn(permit, Bytes::new(), stream),
+            Ok((permit, stream)) => drop(pool.spawn(permit, Bytes::new(), stream)),
             Err(error) => {
                 shared.counters.failed(ServiceError::HttpAccept);
                 warn!(%error, "a metrics connection could not be accepted");
@@ -91,23 +107,32 @@ struct Pool {
     router: Router,
     permits: Arc<Semaphore>,
     connections_max: u32,
+    /// Whether a connection may be used again. Not on `HTTP_PORT`: proxies send any request over a
+    /// connection they have kept, and from here an upgrade can't get back to a worker.
+    keep_alive: bool,
 }
 
 impl Pool {
-    fn new(shared: &Arc<Shared>, router: Router, connections_max: u32) -> Self {
+    fn new(shared: &Arc<Shared>, router: Router, connections_max: u32, keep_alive: bool) -> Self {
         let permits = Arc::new(Semaphore::new(connections_max as usize));
-        Self { shared: Arc::clone(shared), router, permits, connections_max }
+        Self { shared: Arc::clone(shared), router, permits, connections_max, keep_alive }
     }
 
-    fn spawn<S: Stream>(&self, permit: OwnedSemaphorePermit, head: Bytes, stream: S) {
-        let connection = serve(Arc::clone(&self.shared), self.router.clone(), head, stream);
-        let counted = Arc::clone(&self.shared);
-        counted.counters.http_connections().fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
+    fn spawn<S: Stream>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        head: Bytes,
+        stream: S,
+    ) -> AbortHandle {
+        let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
+        let connection = serve(shared, router, self.keep_alive, head, stream);
+        let counted = Counted::new(&self.shared);
+        let task = tokio::spawn(async move {
             connection.await;
-            counted.counters.http_connections().fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
             drop(permit);
         });
+        task.abort_handle()
     }
 
     /// Waits until the answers in progress are written. They take no longer than the timeouts of
@@ -118,14 +143,37 @@ impl Pool {
     }
 }
 
+/// Counts a connection while it exists.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.counters.http_connections().fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.http_connections().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves one connection, from the head that was read of it.
-async fn serve<S: Stream>(shared: Arc<Shared>, router: Router, head: Bytes, stream: S) {
+async fn serve<S: Stream>(
+    shared: Arc<Shared>,
+    router: Router,
+    keep_alive: bool,
+    head: Bytes,
+    stream: S,
+) {
     let config = &shared.service.config;
     let stream =
         PlainStream { head, stream, overdue: None, write_timeout: config.http_write_timeout };
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            .keep_alive(keep_alive)
             .header_read_timeout(config.http_read_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
@@ -207,8 +255,8 @@ impl<S: Stream> AsyncWrite for PlainStream<S> {
     }
 }
 
-/// Plain HTTP connections at once.
-const CONNECTIONS_MAX: u32 = 1_024;
+/// Plain HTTP connections at once, each for one request.
+const CONNECTIONS_MAX: u32 = 256;
 
 /// Connections of the metrics port at once.
 const SCRAPERS_MAX: u32 = 64;
