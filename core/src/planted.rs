@@ -9,6 +9,8 @@ thread_local! {
 
 /// Every planted bug.
 pub const NAMES: &[&str] = &[
+    "lose sight of an unconfirmed subscription",
+    "let joins put off a subscription",
     "skip resubscribe after reconnect",
     "answer a join before its stream is live",
     "forget to unsubscribe",

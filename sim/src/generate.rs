@@ -27,6 +27,9 @@ impl Plan {
         let is_calm = rng.below(6) == 0;
         if is_calm {
             knobs.calm();
+            if rng.below(2) == 0 {
+                knobs.network_us = 50_000; // More happens at once.
+            }
         }
         let many = rng.below(8) == 0;
         let instances = 1 + rng.below(if many { 8 } else { 3 });
@@ -105,6 +108,9 @@ fn client(rng: &mut Rng, knobs: &Knobs, scale: Scale, kinds: &[u64]) -> ClientPl
     if rng.below(2) == 0 {
         steps.push((at_ms + 1, Step::Join(room(rng, scale))));
     }
+    if kinds.contains(&QUIT) && rng.below(2) == 0 {
+        steps.push((at_ms + rng.below(50), Step::Quit)); // Maybe in the handshake.
+    }
     steps.sort_by_key(|(at, _)| *at);
     let user = (rng.below(4) != 0).then(|| format!("user-{}", rng.below(scale.users)));
     ClientPlan {
@@ -131,6 +137,9 @@ const BURST_MS: u64 = 700;
 
 const STEP_KINDS: u64 = 9;
 
+/// The kind of step with which a client goes.
+const QUIT: u64 = 6;
+
 /// The kind of step after which a client reads nothing.
 const STALL: u64 = 8;
 
@@ -145,7 +154,7 @@ fn step(rng: &mut Rng, at: u64, scale: Scale, kinds: &[u64]) -> Step {
         3 => Step::Subscribe,
         4 => Step::Refresh(byte(rng.below(4))),
         5 => Step::Misbehave,
-        6 => Step::Quit,
+        QUIT => Step::Quit,
         7 => Step::Vanish,
         STALL => Step::Stall(1 + rng.below((BUSY_MS - at).min(15_000))),
         _ if rng.below(3) == 0 => Step::Leave(room(rng, scale)),

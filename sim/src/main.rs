@@ -26,6 +26,7 @@ usage: sim run --seed N [--trace FILE]      one seed; what happens goes to FILE,
        sim diff A B                         where two traces begin to differ
        sim reach [--seeds A..B]             rare situations that the seeds never reach
        sim bench [--seeds A..B]             what happens in a second of processor time
+       sim run, replay or shrink ... --plant NAME   with a planted bug
        sim mutants [--seeds A..B] [--only NAME]  in how many seeds planted bugs are caught
 ";
 
@@ -53,6 +54,7 @@ struct Arguments {
     trace: Option<PathBuf>,
     output: Option<PathBuf>,
     only: Option<String>,
+    plant: Option<String>,
     paths: Vec<PathBuf>,
 }
 
@@ -65,6 +67,7 @@ fn parse() -> Result<Arguments, lexopt::Error> {
             Long("seeds") => arguments.seeds = Some(range(&parser.value()?.string()?)?),
             Long("minutes") => arguments.minutes = Some(parser.value()?.parse()?),
             Long("trace") => arguments.trace = Some(parser.value()?.into()),
+            Long("plant") => arguments.plant = Some(parser.value()?.string()?),
             Long("only") => arguments.only = Some(parser.value()?.string()?),
             Short('o') => arguments.output = Some(parser.value()?.into()),
             Value(command) if arguments.command.is_empty() => {
@@ -86,6 +89,9 @@ fn range(text: &str) -> Result<Range<u64>, lexopt::Error> {
 impl Arguments {
     fn carry_out(&self) -> Result<Answer, String> {
         let trace = self.trace.as_deref();
+        if let Some(name) = &self.plant {
+            tier1::plant(name)?;
+        }
         Ok(match self.command.as_str() {
             "run" => tier1::run(&Plan::from_seed(self.seed()?), trace),
             "replay" => tier1::run(&tier1::read(self.path(0)?)?, trace),

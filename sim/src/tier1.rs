@@ -189,6 +189,22 @@ pub fn bench(seeds: Range<u64>, cpu_seconds: &dyn Fn() -> f64) -> Answer {
     (0, text)
 }
 
+/// Plants one bug in this thread.
+#[cfg(planted_bugs)]
+pub fn plant(name: &str) -> Result<(), String> {
+    use realtime_core::planted;
+
+    let name = planted::NAMES.iter().find(|other| **other == name);
+    planted::select(Some(name.ok_or("there is no such planted bug")?));
+    Ok(())
+}
+
+/// Without the bugs there is none to plant.
+#[cfg(not(planted_bugs))]
+pub fn plant(_name: &str) -> Result<(), String> {
+    Err("built without planted bugs; use `cargo sim`".to_owned())
+}
+
 /// Plants each bug in turn, and tells in how many seeds it is caught.
 #[cfg(planted_bugs)]
 pub fn mutants(seeds: Range<u64>, only: Option<&str>) -> Answer {

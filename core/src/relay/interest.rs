@@ -65,6 +65,9 @@ impl Relay {
             }
             (Subscription::Leaving, _) => self.set_patience(index, turn),
             (Subscription::Confirmed, Head::Unknown) => self.begin(index, turn),
+            (Subscription::Asked, _) if planted!("let joins put off a subscription") => {
+                self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
+            }
             // It is asked again in its time, however often members come and go meanwhile.
             (Subscription::Asked | Subscription::Confirmed, _) => {}
         }
@@ -99,6 +102,9 @@ impl Relay {
         match self.streams[index].subscription {
             Subscription::Idle => self.forget(index),
             // The answer is awaited all the same: without one the stream would be lost sight of.
+            Subscription::Asked if planted!("lose sight of an unconfirmed subscription") => {
+                self.set_timer(index, None);
+            }
             Subscription::Asked => {}
             Subscription::Confirmed => {
                 if self.streams[index].head == Head::Reading {
@@ -286,7 +292,7 @@ impl Relay {
     /// Tells a worker that the stream can't be made live for it now. Its interest stays, and its
     /// members are told when the stream is.
     fn refuse(&mut self, index: StreamIndex, join: &Waiting, turn: &mut Turn<'_>) {
-        self.streams[index].seat(join.worker).owed = !planted!("forget whom a resync is owed");
+        self.streams[index].seat(join.worker).blind = !planted!("forget whom a resync is owed");
         let message = ToShard::JoinFailed { request: join.request };
         turn.actions.push(Action::ToShard { worker: join.worker, message });
     }

@@ -32,9 +32,10 @@ pub(super) struct Seat {
     /// Publications were kept from it since its queue was full. It gets none until it has caught
     /// up, and then a resync first.
     pub(super) behind: bool,
-    /// It has members that never got a position, or missed something: it gets a resync as soon as
-    /// the stream is live.
+    /// It missed something: it gets a resync as soon as the stream is live.
     pub(super) owed: bool,
+    /// It may have members that never got a position: likewise, for those alone.
+    pub(super) blind: bool,
 }
 
 /// How far the subscription is, on the present connection.
@@ -90,6 +91,8 @@ pub(super) struct Busy {
     pub(super) held_bytes: usize,
     /// Held entries that had arrived before the read was asked for: the head includes them.
     pub(super) covered: usize,
+    /// Something arrived since the read was asked for that could not be read as an entry.
+    pub(super) unreadable: bool,
     /// Joins to be answered, in order.
     pub(super) waiting: Vec<Waiting>,
 }
@@ -180,7 +183,7 @@ impl Stream {
                     // Most streams are users' and stay with one worker.
                     self.seats.reserve_exact(1);
                 }
-                self.seats.insert(at, Seat { worker, behind: false, owed: false });
+                self.seats.insert(at, Seat { worker, behind: false, owed: false, blind: false });
                 at
             }
         };
@@ -265,6 +268,7 @@ impl Busy {
         self.reads = 0;
         self.failures = 0;
         self.restoring = false;
+        self.unreadable = false;
         self.held_bytes = 0;
         self.covered = 0;
         std::mem::take(&mut self.held)

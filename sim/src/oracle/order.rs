@@ -26,10 +26,8 @@ pub fn repeated(truth: &Truth, session: &Session, stream: StreamId, at: NodeId) 
 pub fn durable(truth: &Truth, user: Option<&str>, seen: &mut Seen, node: NodeId) -> Verdict {
     let place = truth.node(node);
     let name = truth.name(place.stream);
-    let Some(at) = seen.at else {
-        let what = format!("{name}: {:?} before the client knows where it is", place.position);
-        return Err(Failure::new("order", what));
-    };
+    // Who was let in without the broker gets what comes, and is told where it is later.
+    let Some(at) = seen.at else { return Ok(()) };
     let prev = place.prev.expect("a publication has a predecessor");
     if !truth.nothing_between(at, prev, user) {
         let before = truth.node(at).position;

@@ -78,7 +78,7 @@ pub fn pong_timeout(knobs: &Knobs) -> Duration {
 }
 
 /// How long a slow peer may stay.
-pub const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
+pub const SLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Timers turn in a wheel: what is due is seen a little later.
 const SLACK: Duration = Duration::from_millis(SLACK_MS);

@@ -355,7 +355,7 @@ impl World<'_, '_> {
         let seen = self.sessions[session]
             .streams
             .entry(stream)
-            .or_insert(Seen { joined: now, ..Seen::default() });
+            .or_insert_with(|| Seen { joined: now, ..Seen::default() });
         order::started(seen, node);
         Ok(())
     }
