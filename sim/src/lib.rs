@@ -9,4 +9,5 @@ pub mod client;
 pub mod plan;
 pub mod random;
 pub mod redis;
+pub mod tier2;
 pub mod world;

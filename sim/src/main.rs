@@ -1,9 +1,11 @@
 //! `sim`: runs seeds.
 
+mod shim;
+
 use std::{io::Write as _, process::ExitCode};
 
 use lexopt::prelude::*;
-use realtime_sim::{plan::Plan, world};
+use realtime_sim::{plan::Plan, tier2, world};
 
 const USAGE: &str = "\
 usage: sim run --seed N        one seed
@@ -12,6 +14,9 @@ usage: sim run --seed N        one seed
 ";
 
 fn main() -> ExitCode {
+    if let Some(code) = tier2::cli::main() {
+        return code;
+    }
     let mut out = std::io::stdout().lock();
     let (code, text) = match parse() {
         Ok(Command::Run(seed)) => sweep(seed..seed + 1),

@@ -1,0 +1,284 @@
+//! Judges a run by what was seen. Each rule says what it found wrong, in a sentence.
+
+use std::collections::BTreeMap;
+
+use realtime_core::wire::decode;
+use serde_json::Value;
+
+use super::{
+    journal::{Answer, Call, Journal, Session},
+    plan::Plan,
+    truth::{Fact, Truth, marker},
+};
+
+/// What was wrong; empty when everything was as promised.
+pub(super) fn judge(plan: &Plan, journal: &Journal, truth: &Truth) -> Vec<String> {
+    let mut wrong = journal.violations.clone();
+    for (number, session) in journal.sessions.iter().enumerate() {
+        let mut reader = Reader { session, truth, seats: BTreeMap::new() };
+        for (us, message) in &session.heard {
+            if let Err(error) = reader.read(message) {
+                wrong.push(format!("session {number} at {us} us: {error}"));
+                break;
+            }
+        }
+        if let Err(error) = at_the_end(plan, journal, session, &reader.seats) {
+            wrong.push(format!("session {number}: {error}"));
+        }
+    }
+    wrong.extend(calls(plan, journal, truth));
+    wrong.extend(clients_are_back(plan, journal));
+    wrong.extend(readiness(plan, journal));
+    wrong
+}
+
+/// Follows what one client heard.
+struct Reader<'a> {
+    session: &'a Session,
+    truth: &'a Truth,
+    seats: BTreeMap<String, Seat>,
+}
+
+/// Where a client is in a stream.
+#[derive(Debug, Default)]
+struct Seat {
+    /// Epoch and offset; none where the service has named none.
+    at: Option<(u64, u64)>,
+    /// For each kind of latest value, the newest that came, as its place in the log.
+    latest: BTreeMap<String, usize>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, message: &Value) -> Result<(), String> {
+        let payload = &message["payload"];
+        let room = |value: &Value| value.as_str().map(str::to_owned);
+        match message["type"].as_str().ok_or("a message without a type")? {
+            "system:connected" => {
+                if let Some(user) = &self.session.user {
+                    self.sit(format!("user:{user}"), &payload["id"])?;
+                }
+                self.sit("all".to_owned(), &payload["all"]["id"])
+            }
+            "room:joined" => self.sit(room(&payload["room"]).ok_or("a join of nothing")?, &payload["id"]),
+            "room:left" => {
+                let room = room(&payload["room"]).ok_or("a leave of nothing")?;
+                self.seats.remove(&room);
+                Ok(())
+            }
+            "system:resync" => {
+                let stream = match room(&payload["room"]) {
+                    Some(room) => room,
+                    None => self.own_stream()?,
+                };
+                let seat = self.seats.get_mut(&stream);
+                let seat = seat.ok_or_else(|| format!("a resync of {stream}, not joined"))?;
+                seat.at = position(&payload["id"]);
+                Ok(())
+            }
+            kind if ["system:", "room:", "auth:"].iter().any(|own| kind.starts_with(own)) => Ok(()),
+            kind => self.publication(kind, message),
+        }
+    }
+
+    fn own_stream(&self) -> Result<String, String> {
+        let user = self.session.user.as_ref().ok_or("anonymous, but told of a user's stream")?;
+        Ok(format!("user:{user}"))
+    }
+
+    /// It is in a stream from `id` on. Where it has been in it already, nothing may be missing.
+    fn sit(&mut self, stream: String, id: &Value) -> Result<(), String> {
+        let at = position(id);
+        let known = self.seats.get(&stream).and_then(|seat| seat.at);
+        if let (Some((epoch, offset)), Some((known, last))) = (at, known)
+            && known == epoch
+        {
+            return self.complete(&stream, epoch, last + 1..=offset);
+        }
+        self.seats.entry(stream).or_default().at = at;
+        Ok(())
+    }
+
+    /// What stands at these places is not for this user.
+    fn complete(
+        &self,
+        stream: &str,
+        epoch: u64,
+        mut offsets: std::ops::RangeInclusive<u64>,
+    ) -> Result<(), String> {
+        let user = self.session.user.as_deref();
+        match offsets.find(|offset| !self.truth.is_excluded(stream, epoch, *offset, user)) {
+            Some(missing) => Err(format!("{missing} of {stream} is missing without a word")),
+            None => Ok(()),
+        }
+    }
+
+    fn publication(&mut self, kind: &str, message: &Value) -> Result<(), String> {
+        let stream = match message["room"].as_str() {
+            Some(room) => room.to_owned(),
+            None => self.own_stream()?,
+        };
+        let payload = &message["payload"];
+        if !self.seats.contains_key(&stream) {
+            return Err(format!("a message of {stream}, not joined: {message}"));
+        }
+        let Some(id) = message["id"].as_str() else {
+            return self.latest(&stream, kind, payload);
+        };
+        let fact = self.truth.by_id(&stream, id);
+        let fact = fact.ok_or_else(|| format!("{id} of {stream} was never published"))?;
+        self.intact(fact, kind, payload)?;
+        let (epoch, offset) = position(&message["id"]).ok_or_else(|| format!("no id: {id}"))?;
+        self.advance(&stream, epoch, offset)
+    }
+
+    fn intact(&self, fact: &Fact, kind: &str, payload: &Value) -> Result<(), String> {
+        if fact.payload != *payload || *fact.entry.body.kind != *kind {
+            return Err(format!("{payload} came, {} was published", fact.payload));
+        }
+        let excluded = fact.entry.body.exclude_user.as_deref();
+        if excluded.is_some() && excluded == self.session.user.as_deref() {
+            return Err(format!("a message came to its sender: {payload}"));
+        }
+        Ok(())
+    }
+
+    /// The message at `offset` is the next one, but for those that are not for this user.
+    fn advance(&mut self, stream: &str, epoch: u64, offset: u64) -> Result<(), String> {
+        if let Some((known, last)) = self.seats.get(stream).and_then(|seat| seat.at) {
+            if known != epoch {
+                return Err(format!("the epoch of {stream} changed without a word"));
+            }
+            if offset <= last {
+                return Err(format!("{offset} of {stream} came after {last}"));
+            }
+            self.complete(stream, epoch, last + 1..=offset - 1)?;
+        }
+        self.seats.entry(stream.to_owned()).or_default().at = Some((epoch, offset));
+        Ok(())
+    }
+
+    fn latest(&mut self, stream: &str, kind: &str, payload: &Value) -> Result<(), String> {
+        let at = marker(payload).and_then(|marker| self.truth.last_of(stream, marker));
+        let at = at.ok_or_else(|| format!("{payload} was never published to {stream}"))?;
+        let seat = self.seats.get_mut(stream).ok_or_else(|| format!("{stream} is not joined"))?;
+        match seat.latest.insert(kind.to_owned(), at) {
+            Some(newer) if newer >= at => Err(format!("an older value came again: {payload}")),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Who is connected and joined in the end has got the last messages.
+fn at_the_end(
+    plan: &Plan,
+    journal: &Journal,
+    session: &Session,
+    seats: &BTreeMap<String, Seat>,
+) -> Result<(), String> {
+    if session.closed.is_some() {
+        return Ok(());
+    }
+    let client = &plan.clients[session.client];
+    for room in &client.rooms {
+        if !seats.contains_key(room) {
+            return Err(format!("in the end it is not in {room}"));
+        }
+    }
+    for call in journal.calls.iter().filter(|call| call.last && seats.contains_key(&call.stream)) {
+        if hears_of(session, call).is_none() {
+            return Err(format!("it did not hear the last message of {}", call.stream));
+        }
+    }
+    Ok(())
+}
+
+/// When a session heard of a call.
+fn hears_of(session: &Session, call: &Call) -> Option<u64> {
+    let own = session.user.as_ref().map(|user| format!("user:{user}"));
+    let of_stream = |message: &Value| match message["room"].as_str() {
+        Some(room) => room == call.stream,
+        None => own.as_deref() == Some(call.stream.as_str()),
+    };
+    let heard = session.heard.iter().find(|(_, message)| {
+        marker(&message["payload"]) == Some(call.marker) && of_stream(message)
+    });
+    heard.map(|(us, _)| *us)
+}
+
+/// What was acknowledged was published, once, and the last ones succeed with true counts.
+fn calls(plan: &Plan, journal: &Journal, truth: &Truth) -> Vec<String> {
+    let data_lost = plan.faults.iter().any(|(_, fault)| fault.loses_data());
+    let expected = plan.publishes.len();
+    let mut wrong = Vec::new();
+    for call in &journal.calls {
+        let Call { marker, stream, attempts, .. } = call;
+        let count = truth.count(*marker);
+        if count > 1 && !data_lost {
+            wrong.push(format!("{marker} was published {count} times in {attempts} attempts"));
+        }
+        match &call.outcome {
+            Ok(answer) => wrong.extend(acknowledged(call, answer, count, journal, truth)),
+            Err(error) if call.last => {
+                wrong.push(format!("in the end {stream} can't be published to: {error}"));
+            }
+            Err(_) => (),
+        }
+    }
+    let planned = journal.calls.iter().filter(|call| !call.last).count();
+    if planned < expected {
+        wrong.push(format!("only {planned} of {expected} calls have ended"));
+    }
+    wrong
+}
+
+fn acknowledged(
+    call: &Call,
+    answer: &Answer,
+    count: usize,
+    journal: &Journal,
+    truth: &Truth,
+) -> Option<String> {
+    let Call { marker, stream, .. } = call;
+    if count == 0 {
+        return Some(format!("{marker} was acknowledged, but not published"));
+    }
+    if call.durable && truth.by_id(stream, &answer.message_id).and_then(|fact| fact.marker) != Some(*marker)
+    {
+        return Some(format!("{marker} is not what {} names", answer.message_id));
+    }
+    let heard = journal.sessions.iter().filter(|session| hears_of(session, call).is_some()).count();
+    let counted = if call.durable { heard } else { heard.min(1) };
+    if call.last && !answer.duplicate && answer.recipients != counted {
+        let recipients = answer.recipients;
+        return Some(format!("{marker} of {stream} came to {heard}, {recipients} were counted"));
+    }
+    None
+}
+
+/// Everybody is connected in the end.
+fn clients_are_back(plan: &Plan, journal: &Journal) -> Vec<String> {
+    let open = |client: usize| {
+        journal
+            .sessions
+            .iter()
+            .any(|session| session.client == client && session.closed.is_none())
+    };
+    (0..plan.clients.len())
+        .filter(|client| !open(*client))
+        .map(|client| format!("client {client} is not connected in the end"))
+        .collect()
+}
+
+/// When all is well, every instance says so.
+fn readiness(plan: &Plan, journal: &Journal) -> Vec<String> {
+    let late = journal.probes.iter().filter(|probe| probe.us > plan.last_ms * 1_000);
+    late.filter(|probe| probe.status != Some(200))
+        .map(|probe| format!("pod {} is not ready at {} us", probe.pod, probe.us))
+        .collect()
+}
+
+/// Reads an `id`: epoch and offset.
+fn position(id: &Value) -> Option<(u64, u64)> {
+    let since = decode::since(id.as_str()?)?;
+    Some((since.epoch, since.offset))
+}
