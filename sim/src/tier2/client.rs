@@ -44,6 +44,8 @@ struct Visit {
     rooms: Vec<(String, bool)>,
     /// When anything came last.
     heard: Instant,
+    /// When it joins again what it could not join.
+    retry: Option<Instant>,
 }
 
 impl Client {
@@ -57,7 +59,7 @@ impl Client {
                 let session =
                     self.journal.borrow_mut().open(self.number, self.me().user.clone(), pod);
                 let rooms = self.me().rooms.iter().map(|room| (room.clone(), false)).collect();
-                let mut visit = Visit { session, socket, rooms, heard: Instant::now() };
+                let mut visit = Visit { session, socket, rooms, heard: Instant::now(), retry: None };
                 let why = self.stay(&mut visit, &rng).await;
                 self.journal.borrow_mut().close(session, &why);
             }
@@ -128,6 +130,12 @@ impl Client {
                         return why;
                     }
                 }
+                () = sleep_until(visit.retry.unwrap_or(next_ping)), if visit.retry.is_some() => {
+                    visit.retry = None;
+                    if let Err(why) = join_missing(visit).await {
+                        return why;
+                    }
+                }
                 () = sleep_until(visit.heard + SILENCE_MAX) => return "it is silent".to_owned(),
                 () = sleep_until(next_whim) => {
                     if !self.is_quiet() && let Err(why) = self.follow_whim(visit, rng).await {
@@ -193,21 +201,21 @@ async fn react(visit: &mut Visit, told: &Value) -> Result<(), String> {
     let at = visit.rooms.iter().position(|(name, _)| name == room);
     match (told["type"].as_str(), at) {
         (Some("system:connected"), _) => {
-            for at in 0..visit.rooms.len() {
-                join(visit, at).await?;
-            }
+            join_missing(visit).await?;
         }
         (Some("room:joined"), Some(at)) => visit.rooms[at].1 = true,
         (Some("room:left"), Some(at)) if !visit.rooms[at].1 => join(visit, at).await?,
-        (Some("system:error"), _) => {
-            // A join was not possible in time.
-            for at in 0..visit.rooms.len() {
-                if !visit.rooms[at].1 {
-                    join(visit, at).await?;
-                }
-            }
-        }
+        (Some("system:error"), _) => visit.retry = Some(Instant::now() + RETRY_PAUSE),
         _ => (),
+    }
+    Ok(())
+}
+
+async fn join_missing(visit: &mut Visit) -> Result<(), String> {
+    for at in 0..visit.rooms.len() {
+        if !visit.rooms[at].1 {
+            join(visit, at).await?;
+        }
     }
     Ok(())
 }
@@ -227,6 +235,9 @@ async fn tell(visit: &mut Visit, message: &Value) -> Result<(), String> {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A room that can't be joined is tried again later.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A server that says nothing for so long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(4);

@@ -24,6 +24,7 @@ pub(super) struct Journal {
 pub(super) struct Session {
     pub(super) client: usize,
     pub(super) user: Option<String>,
+    pub(super) pod: usize,
     /// What came, with the time.
     pub(super) heard: Vec<(u64, Value)>,
     pub(super) closed: Option<u64>,
@@ -37,6 +38,8 @@ pub(super) struct Call {
     pub(super) stream: String,
     pub(super) durable: bool,
     pub(super) attempts: u32,
+    /// The instance that was asked last.
+    pub(super) pod: usize,
     /// One of those that everybody must get.
     pub(super) last: bool,
     pub(super) outcome: Result<Answer, String>,
@@ -64,7 +67,7 @@ impl Journal {
     pub(super) fn open(&mut self, client: usize, user: Option<String>, pod: usize) -> usize {
         let session = self.sessions.len();
         trace::note(format_args!("\"client\":{client},\"session\":{session},\"opened\":{pod}"));
-        self.sessions.push(Session { client, user, heard: Vec::new(), closed: None });
+        self.sessions.push(Session { client, user, pod, heard: Vec::new(), closed: None });
         session
     }
 

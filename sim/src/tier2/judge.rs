@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use realtime_core::wire::decode;
+use realtime_core::{
+    id::Position,
+    link::Since,
+    wire::decode,
+};
 use serde_json::Value;
 
 use super::{
@@ -42,13 +46,13 @@ struct Reader<'a> {
 /// Where a client is in a stream.
 #[derive(Debug, Default)]
 struct Seat {
-    /// Epoch and offset; none where the service has named none.
-    at: Option<(u64, u64)>,
+    /// None where the service has named none.
+    at: Option<Since>,
     /// For each kind of latest value, the newest that came, as its place in the log.
     latest: BTreeMap<String, usize>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn read(&mut self, message: &Value) -> Result<(), String> {
         let payload = &message["payload"];
         let room = |value: &Value| value.as_str().map(str::to_owned);
@@ -72,7 +76,7 @@ impl Reader<'_> {
                 };
                 let seat = self.seats.get_mut(&stream);
                 let seat = seat.ok_or_else(|| format!("a resync of {stream}, not joined"))?;
-                seat.at = position(&payload["id"]);
+                seat.at = since(&payload["id"]);
                 Ok(())
             }
             kind if ["system:", "room:", "auth:"].iter().any(|own| kind.starts_with(own)) => Ok(()),
@@ -87,29 +91,47 @@ impl Reader<'_> {
 
     /// It is in a stream from `id` on. Where it has been in it already, nothing may be missing.
     fn sit(&mut self, stream: String, id: &Value) -> Result<(), String> {
-        let at = position(id);
-        let known = self.seats.get(&stream).and_then(|seat| seat.at);
-        if let (Some((epoch, offset)), Some((known, last))) = (at, known)
-            && known == epoch
+        let at = since(id);
+        if let (Some(at), Some(known)) = (&at, self.seats.get(&stream).and_then(|seat| seat.at.as_ref()))
+            && at.epoch == known.epoch
+            && at.offset > known.offset
         {
-            return self.complete(&stream, epoch, last + 1..=offset);
+            let fact = self.fact(&stream, id)?;
+            if !self.is_excluded(fact) {
+                return Err(missing(&stream, at.offset));
+            }
+            self.complete(&stream, known, fact)?;
         }
         self.seats.entry(stream).or_default().at = at;
         Ok(())
     }
 
-    /// What stands at these places is not for this user.
-    fn complete(
-        &self,
-        stream: &str,
-        epoch: u64,
-        mut offsets: std::ops::RangeInclusive<u64>,
-    ) -> Result<(), String> {
-        let user = self.session.user.as_deref();
-        match offsets.find(|offset| !self.truth.is_excluded(stream, epoch, *offset, user)) {
-            Some(missing) => Err(format!("{missing} of {stream} is missing without a word")),
-            None => Ok(()),
+    fn fact(&self, stream: &str, id: &Value) -> Result<&'a Fact, String> {
+        let fact = id.as_str().and_then(|id| self.truth.by_id(stream, id));
+        fact.ok_or_else(|| format!("{id} of {stream} was never published"))
+    }
+
+    fn is_excluded(&self, fact: &Fact) -> bool {
+        let excluded = fact.entry.body.exclude_user.as_deref();
+        excluded.is_some() && excluded == self.session.user.as_deref()
+    }
+
+    /// Between `known` and `fact` there is nothing that this user should have got: each entry names
+    /// the one before it.
+    fn complete(&self, stream: &str, known: &Since, fact: &Fact) -> Result<(), String> {
+        let mut offset = fact.offset();
+        let mut before = fact.before();
+        while offset > known.offset + 1 {
+            offset -= 1;
+            let skipped = self.truth.by_mid(stream, before);
+            let skipped = skipped.filter(|skipped| self.is_excluded(skipped));
+            before = skipped.ok_or_else(|| missing(stream, offset))?.before();
         }
+        let check = Position { mid: before, ..Position::default() }.check();
+        if known.offset > 0 && check != known.check {
+            return Err(format!("{known:?} of {stream} is not what {} follows", fact.offset()));
+        }
+        Ok(())
     }
 
     fn publication(&mut self, kind: &str, message: &Value) -> Result<(), String> {
@@ -121,39 +143,37 @@ impl Reader<'_> {
         if !self.seats.contains_key(&stream) {
             return Err(format!("a message of {stream}, not joined: {message}"));
         }
-        let Some(id) = message["id"].as_str() else {
+        if message["id"].is_null() {
             return self.latest(&stream, kind, payload);
-        };
-        let fact = self.truth.by_id(&stream, id);
-        let fact = fact.ok_or_else(|| format!("{id} of {stream} was never published"))?;
+        }
+        let fact = self.fact(&stream, &message["id"])?;
         self.intact(fact, kind, payload)?;
-        let (epoch, offset) = position(&message["id"]).ok_or_else(|| format!("no id: {id}"))?;
-        self.advance(&stream, epoch, offset)
+        let at = since(&message["id"]).ok_or("an id that can't be read")?;
+        self.advance(&stream, at, fact)
     }
 
     fn intact(&self, fact: &Fact, kind: &str, payload: &Value) -> Result<(), String> {
         if fact.payload != *payload || *fact.entry.body.kind != *kind {
             return Err(format!("{payload} came, {} was published", fact.payload));
         }
-        let excluded = fact.entry.body.exclude_user.as_deref();
-        if excluded.is_some() && excluded == self.session.user.as_deref() {
+        if self.is_excluded(fact) {
             return Err(format!("a message came to its sender: {payload}"));
         }
         Ok(())
     }
 
-    /// The message at `offset` is the next one, but for those that are not for this user.
-    fn advance(&mut self, stream: &str, epoch: u64, offset: u64) -> Result<(), String> {
-        if let Some((known, last)) = self.seats.get(stream).and_then(|seat| seat.at) {
-            if known != epoch {
+    /// The message is the next one, but for those that are not for this user.
+    fn advance(&mut self, stream: &str, at: Since, fact: &Fact) -> Result<(), String> {
+        if let Some(known) = self.seats.get(stream).and_then(|seat| seat.at.as_ref()) {
+            if known.epoch != at.epoch {
                 return Err(format!("the epoch of {stream} changed without a word"));
             }
-            if offset <= last {
-                return Err(format!("{offset} of {stream} came after {last}"));
+            if at.offset <= known.offset {
+                return Err(format!("{} of {stream} came after {}", at.offset, known.offset));
             }
-            self.complete(stream, epoch, last + 1..=offset - 1)?;
+            self.complete(stream, known, fact)?;
         }
-        self.seats.entry(stream.to_owned()).or_default().at = Some((epoch, offset));
+        self.seats.entry(stream.to_owned()).or_default().at = Some(at);
         Ok(())
     }
 
@@ -246,10 +266,12 @@ fn acknowledged(
     {
         return Some(format!("{marker} is not what {} names", answer.message_id));
     }
-    let heard = journal.sessions.iter().filter(|session| hears_of(session, call).is_some()).count();
+    // An instance counts its own connections only.
+    let heard = journal.sessions.iter().filter(|session| session.pod == call.pod);
+    let heard = heard.filter(|session| hears_of(session, call).is_some()).count();
     let counted = if call.durable { heard } else { heard.min(1) };
-    if call.last && !answer.duplicate && answer.recipients != counted {
-        let recipients = answer.recipients;
+    let recipients = answer.recipients;
+    if call.last && recipients != counted {
         return Some(format!("{marker} of {stream} came to {heard}, {recipients} were counted"));
     }
     None
@@ -277,8 +299,10 @@ fn readiness(plan: &Plan, journal: &Journal) -> Vec<String> {
         .collect()
 }
 
-/// Reads an `id`: epoch and offset.
-fn position(id: &Value) -> Option<(u64, u64)> {
-    let since = decode::since(id.as_str()?)?;
-    Some((since.epoch, since.offset))
+fn missing(stream: &str, offset: u64) -> String {
+    format!("{offset} of {stream} is missing without a word")
+}
+
+fn since(id: &Value) -> Option<Since> {
+    decode::since(id.as_str()?)
 }

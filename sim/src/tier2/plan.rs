@@ -371,7 +371,7 @@ const KNOBS: &[(&str, &[&str])] = &[
     ("HISTORY_SIZE_ROOM", &["2"]),
     ("HISTORY_BYTES", &["4096"]),
     ("RECEIPT_TIMEOUT", &["400ms"]),
-    ("WS_MAX_CONNECTIONS_PER_USER", &["2"]),
+    ("WS_MAX_CONNECTIONS_PER_USER", &["6"]),
     ("POSITION_TTL", &["1m"]),
     ("REDIS_WAIT_REPLICAS", &["1"]),
 ];

@@ -32,12 +32,13 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
         let (pods, journal) = (pods.clone(), journal.clone());
         tokio::task::spawn_local(async move {
             sleep(Duration::from_millis(publish.at_ms)).await;
-            let (attempts, outcome) = publish_until_done(pods, &publish, marker).await;
+            let (attempts, pod, outcome) = publish_until_done(pods, &publish, marker).await;
             journal.borrow_mut().call(Call {
                 marker,
                 stream: publish.call.stream(),
                 durable: publish.call.is_durable(),
                 attempts,
+                pod,
                 last,
                 outcome,
             });
@@ -84,19 +85,19 @@ async fn publish_until_done(
     pods: Vec<Grpc>,
     publish: &PublishPlan,
     marker: u64,
-) -> (u32, Result<Answer, String>) {
+) -> (u32, usize, Result<Answer, String>) {
     let attempts_max = if publish.keyed { ATTEMPTS_MAX } else { 1 };
     let mut attempts = 0;
     loop {
-        let turn = publish.pod + usize::try_from(attempts).unwrap_or(0);
-        let mut grpc = pods[turn % pods.len()].clone();
+        let pod = (publish.pod + usize::try_from(attempts).unwrap_or(0)) % pods.len();
+        let mut grpc = pods[pod].clone();
         attempts += 1;
         let outcome = match timeout(CALL_TIMEOUT, call(&mut grpc, publish, marker)).await {
             Ok(outcome) => outcome.map_err(|status| format!("{:?}", status.code())),
             Err(_) => Err("no answer".to_owned()),
         };
         if outcome.is_ok() || attempts == attempts_max {
-            return (attempts, outcome);
+            return (attempts, pod, outcome);
         }
         sleep(RETRY_PAUSE).await;
     }

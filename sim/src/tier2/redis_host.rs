@@ -37,7 +37,6 @@ pub(super) struct Server {
 /// A message that was published on a channel.
 #[derive(Clone, Debug)]
 pub(super) struct Logged {
-    pub(super) us: u64,
     pub(super) channel: Bytes,
     pub(super) message: Bytes,
 }
@@ -153,7 +152,7 @@ impl Server {
                 self.send(subscriber, output.clone());
             }
             let (channel, message) = (published.channel, published.message);
-            self.published.push(Logged { us: trace::now_us(), channel, message });
+            self.published.push(Logged { channel, message });
         }
     }
 

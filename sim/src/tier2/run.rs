@@ -189,9 +189,9 @@ impl World {
             }
             Step::Start(host) => self.start(&host),
             Step::StopPod(pod) => {
-                if let Some(signal) = &self.stops.borrow()[pod].signal {
-                    // One that is stopping already needs no second signal.
-                    drop(signal.try_send(()));
+                // A second signal would end it at once.
+                if let Some(signal) = self.stops.borrow_mut()[pod].signal.take() {
+                    _ = signal.try_send(());
                 }
             }
             Step::LoseData(data) => self.server.borrow_mut().lose(data),

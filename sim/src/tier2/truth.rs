@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use realtime_core::{
     entry::{Entry, Place},
-    id::Position,
+    id::{Mid, Position},
     wire::encode,
 };
 use serde_json::Value;
@@ -16,13 +16,12 @@ use super::redis_host::Logged;
 pub(super) struct Truth {
     pub(super) entries: Vec<Fact>,
     by_id: BTreeMap<(String, String), usize>,
-    by_offset: BTreeMap<(String, u64, u64), Vec<usize>>,
+    by_mid: BTreeMap<(String, Mid), usize>,
 }
 
 /// One publication.
 #[derive(Debug)]
 pub(super) struct Fact {
-    pub(super) us: u64,
     pub(super) stream: String,
     /// Which call it was.
     pub(super) marker: Option<u64>,
@@ -40,8 +39,7 @@ impl Truth {
             if let Place::Durable { position, .. } = fact.entry.place {
                 let stream = fact.stream.clone();
                 truth.by_id.insert((stream.clone(), id(position)), at);
-                let key = (stream, position.epoch.0, position.offset);
-                truth.by_offset.entry(key).or_default().push(at);
+                truth.by_mid.insert((stream, position.mid), at);
             }
             truth.entries.push(fact);
         }
@@ -53,21 +51,9 @@ impl Truth {
         self.by_id.get(&(stream.to_owned(), id.to_owned())).map(|at| &self.entries[*at])
     }
 
-    /// Whether all that ever stood at this place leaves `user` out.
-    pub(super) fn is_excluded(
-        &self,
-        stream: &str,
-        epoch: u64,
-        offset: u64,
-        user: Option<&str>,
-    ) -> bool {
-        let there = self.by_offset.get(&(stream.to_owned(), epoch, offset));
-        there.is_some_and(|there| {
-            there.iter().all(|at| {
-                let excluded = self.entries[*at].entry.body.exclude_user.as_deref();
-                excluded.is_some() && excluded == user
-            })
-        })
+    /// The publication with this mid.
+    pub(super) fn by_mid(&self, stream: &str, mid: Mid) -> Option<&Fact> {
+        self.by_mid.get(&(stream.to_owned(), mid)).map(|at| &self.entries[*at])
     }
 
     /// Where the newest publication of `marker` stands among all.
@@ -83,12 +69,30 @@ impl Truth {
     }
 }
 
+impl Fact {
+    /// Its offset; 0 for a latest value.
+    pub(super) fn offset(&self) -> u64 {
+        match self.entry.place {
+            Place::Durable { position, .. } => position.offset,
+            Place::Latest { .. } => 0,
+        }
+    }
+
+    /// What was published before it.
+    pub(super) fn before(&self) -> Mid {
+        match self.entry.place {
+            Place::Durable { prev, .. } => prev,
+            Place::Latest { .. } => Mid(0),
+        }
+    }
+}
+
 fn fact(logged: &Logged) -> Option<Fact> {
     let channel = std::str::from_utf8(&logged.channel).ok()?;
     let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?.to_owned();
     let entry = Entry::decode(&logged.message).ok()?;
     let payload: Value = serde_json::from_slice(&entry.body.payload).ok()?;
-    Some(Fact { us: logged.us, stream, marker: marker(&payload), payload, entry })
+    Some(Fact { stream, marker: marker(&payload), payload, entry })
 }
 
 /// Which call a payload comes from.
