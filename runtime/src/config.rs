@@ -71,6 +71,8 @@ pub struct Config {
 pub struct WsConfig {
     /// `WS_MAX_CONNECTIONS`, resolved: 0 becomes the file limit less 512.
     pub connections_max: u32,
+    /// Sockets of clients at once, WebSockets or not yet: they leave files for everything else.
+    pub sockets_max: u32,
     /// `WS_MAX_CONNECTIONS_PER_USER`
     pub connections_per_user_max: u32,
     /// `WS_ACCEPT_RATE`; 0 is no limit.

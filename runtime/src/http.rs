@@ -6,14 +6,14 @@ mod connection;
 use std::{sync::Arc, time::Duration};
 
 use ::http::{
-    HeaderName, HeaderValue, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
+    HeaderValue, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
 };
 use axum::{
     Router,
     extract::State,
     response::{IntoResponse as _, Response},
-    routing::{any, get},
+    routing::get,
 };
 use realtime_core::time::Instant;
 use serde::Serialize;
@@ -57,10 +57,7 @@ pub fn error_response(status: u16, code: &str, message: &str, headers: &[(&str, 
 
 /// Everything that is served on `HTTP_PORT` beside WebSockets.
 fn router(shared: Arc<Shared>) -> Router {
-    let mut router = Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/ws", any(web_socket));
+    let mut router = Router::new().route("/health", get(health)).route("/ready", get(ready));
     if shared.service.config.metrics_port.is_some() {
         router = router.route("/metrics", get(metrics));
     }
@@ -97,19 +94,6 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let text = shared.scrape().await;
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
-}
-
-/// Workers answer `/ws` themselves, so this is a later request of a connection that was handed over
-/// for another path. It can't be handed back; the client is to open a connection of its own.
-async fn web_socket() -> Response {
-    let body = error_body("UPGRADE_REQUIRED", "open a new connection for /ws", &[]);
-    let mut response = json(StatusCode::UPGRADE_REQUIRED, body);
-    for (name, value) in required_headers(426) {
-        let name = HeaderName::from_bytes(name.as_bytes()).expect("it is one");
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 async fn not_found() -> Response {

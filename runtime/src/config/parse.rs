@@ -184,6 +184,7 @@ fn parse(env: &Reader<'_>, system: &System) -> Result<Config, ConfigError> {
         },
     };
     ports_differ(env, &config)?;
+    payloads_fit(env, &config)?;
     Verifier::new(&config.keys).map_err(|error| env.error(error.variable, error.problem))?;
     Ok(config)
 }
@@ -238,12 +239,25 @@ fn ports_differ(env: &Reader<'_>, config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// A message that does not fit into an outbox closes every connection that it has to wait for, as
+/// often as they come back for it.
+fn payloads_fit(env: &Reader<'_>, config: &Config) -> Result<(), ConfigError> {
+    let needed = config.payload_bytes_max + ENVELOPE_BYTES_MAX;
+    if config.ws.outbox_bytes_max >= needed {
+        return Ok(());
+    }
+    let accepted =
+        format!("accepted are at least {needed} bytes: MAX_PAYLOAD_SIZE and an envelope");
+    Err(env.error("WS_OUTBOX_BYTES", accepted))
+}
+
 fn web_socket(env: &Reader<'_>, system: &System) -> Result<WsConfig, ConfigError> {
     let config = WsConfig {
         connections_max: match env.number("WS_MAX_CONNECTIONS", 0..=CONNECTIONS_MAX)? {
             0 => connections_of(system.files),
             connections => connections,
         },
+        sockets_max: connections_of(system.files.saturating_add(FILES_ARRIVING)),
         connections_per_user_max: env.number("WS_MAX_CONNECTIONS_PER_USER", 1..=CONNECTIONS_MAX)?,
         accept_rate: env.number("WS_ACCEPT_RATE", 0..=1_000_000)?,
         rooms_max: env.number("WS_MAX_ROOMS", 1..=10_000)?,
@@ -302,7 +316,8 @@ fn origins(env: &Reader<'_>) -> Result<Vec<String>, ConfigError> {
     let origins = env.list("WS_ALLOWED_ORIGINS");
     let is_origin = |text: &String| {
         let host = text.split_once("://").map(|(_, host)| host);
-        text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+        // Only the whole list can be open: a `*` within an origin would never match.
+        text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*']))
     };
     if origins.len() > LIST_MAX || !origins.iter().all(is_origin) {
         let accepted = "accepted is * or up to 1000 origins such as https://shop.example, \
@@ -483,11 +498,18 @@ const WORKERS_MAX: u16 = 64;
 /// Open files that are not clients: listeners, Redis, gRPC, plain HTTP, libraries.
 const FILES_RESERVED: u64 = 512;
 
+/// Those of them that connections may take while they are not WebSockets.
+const FILES_ARRIVING: u64 = FILES_RESERVED / 2;
+
 /// Far beyond what one address can serve; keeps sums of connections within 32 bits.
 const CONNECTIONS_MAX: u32 = 10_000_000;
 
 /// Command connections that are of use: Redis runs scripts on one core.
 const COMMAND_CONNECTIONS_MAX: usize = 4;
+
+/// What a frame has beside its payload: a type and a room, escaped, an id, and what it costs to
+/// queue it.
+const ENVELOPE_BYTES_MAX: usize = 1 << 10;
 
 /// Entries of a list.
 const LIST_MAX: usize = 1_000;

@@ -34,7 +34,7 @@ pub(crate) async fn serve_handoffs<S: Stream>(
     shared: &Arc<Shared>,
     mut handoffs: mpsc::Receiver<Handoff<S>>,
 ) {
-    let pool = Pool::new(shared, router(Arc::clone(shared)), CONNECTIONS_MAX);
+    let pool = Pool::new(shared, router(Arc::clone(shared)), CONNECTIONS_MAX, false);
     loop {
         let handoff = tokio::select! {
             biased;
@@ -55,7 +55,7 @@ pub(crate) async fn serve_handoffs<S: Stream>(
 
 /// Serves the metrics port, until the instance stops.
 pub(crate) async fn serve_metrics<L: Listener>(shared: &Arc<Shared>, mut listener: L) {
-    let pool = Pool::new(shared, metrics_router(Arc::clone(shared)), SCRAPERS_MAX);
+    let pool = Pool::new(shared, metrics_router(Arc::clone(shared)), SCRAPERS_MAX, true);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -91,16 +91,20 @@ struct Pool {
     router: Router,
     permits: Arc<Semaphore>,
     connections_max: u32,
+    /// Whether a connection may be used again. Not on `HTTP_PORT`: proxies send any request over a
+    /// connection they have kept, and from here an upgrade can't get back to a worker.
+    keep_alive: bool,
 }
 
 impl Pool {
-    fn new(shared: &Arc<Shared>, router: Router, connections_max: u32) -> Self {
+    fn new(shared: &Arc<Shared>, router: Router, connections_max: u32, keep_alive: bool) -> Self {
         let permits = Arc::new(Semaphore::new(connections_max as usize));
-        Self { shared: Arc::clone(shared), router, permits, connections_max }
+        Self { shared: Arc::clone(shared), router, permits, connections_max, keep_alive }
     }
 
     fn spawn<S: Stream>(&self, permit: OwnedSemaphorePermit, head: Bytes, stream: S) {
-        let connection = serve(Arc::clone(&self.shared), self.router.clone(), head, stream);
+        let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
+        let connection = serve(shared, router, self.keep_alive, head, stream);
         let counted = Arc::clone(&self.shared);
         counted.counters.http_connections().fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
@@ -119,13 +123,20 @@ impl Pool {
 }
 
 /// Serves one connection, from the head that was read of it.
-async fn serve<S: Stream>(shared: Arc<Shared>, router: Router, head: Bytes, stream: S) {
+async fn serve<S: Stream>(
+    shared: Arc<Shared>,
+    router: Router,
+    keep_alive: bool,
+    head: Bytes,
+    stream: S,
+) {
     let config = &shared.service.config;
     let stream =
         PlainStream { head, stream, overdue: None, write_timeout: config.http_write_timeout };
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            .keep_alive(keep_alive)
             .header_read_timeout(config.http_read_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
@@ -207,8 +218,8 @@ impl<S: Stream> AsyncWrite for PlainStream<S> {
     }
 }
 
-/// Plain HTTP connections at once.
-const CONNECTIONS_MAX: u32 = 1_024;
+/// Plain HTTP connections at once, each for one request.
+const CONNECTIONS_MAX: u32 = 256;
 
 /// Connections of the metrics port at once.
 const SCRAPERS_MAX: u32 = 64;

@@ -28,6 +28,11 @@ impl Census {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// How many there are.
+    pub(super) fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Counts a connection as one of `user`. How many that user had before.
     pub(super) fn verified(&self, user: &str) -> (UserKey, u32) {
         let key = UserKey(fnv1a(user.as_bytes()));

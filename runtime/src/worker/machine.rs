@@ -47,8 +47,9 @@ pub(super) struct Parts<S> {
 pub(super) struct Machine<S> {
     pub(super) config: Arc<Config>,
     pub(super) handoff: mpsc::Sender<Handoff<S>>,
-    pub(super) arrivals: arrival::Counts,
+    pub(super) arrivals: arrival::Arrivals,
     pub(super) census: Arc<Census>,
+    pub(super) workers: NonZeroU16,
     id: WorkerId,
     clock: Clock,
     verifier: Arc<Verifier>,
@@ -99,8 +100,9 @@ impl<S: Stream> Machine<S> {
         Self {
             config: parts.config,
             handoff: parts.handoff,
-            arrivals: arrival::Counts::default(),
+            arrivals: arrival::Arrivals::default(),
             census: parts.census,
+            workers: parts.workers,
             id: parts.id,
             clock: parts.clock,
             verifier: parts.verifier,
@@ -165,6 +167,7 @@ impl<S: Stream> Machine<S> {
             Action::Verify { conn } => self.verify(state, conn),
             Action::Refuse { conn, refusal } => {
                 let Some((waiting, user)) = state.slots.refuse(conn) else { return };
+                tracing::debug!(worker = self.id.0, conn.slot, ?refusal, "handshake refused");
                 self.census.left(user);
                 arrival::refuse(self, waiting.stream, refusal);
             }
@@ -189,12 +192,14 @@ impl<S: Stream> Machine<S> {
             }
             Action::Close { conn, code } => {
                 let Some(socket) = state.slots.socket(conn) else { return };
+                tracing::debug!(worker = self.id.0, conn.slot, ?code, "closing");
                 let mut frame = Vec::new();
                 encode::close(&mut frame, code);
                 socket.borrow_mut().close(&frame);
             }
             Action::Reset { conn } => {
                 let Some(socket) = state.slots.socket(conn) else { return };
+                tracing::debug!(worker = self.id.0, conn.slot, "resetting");
                 socket.borrow_mut().reset();
             }
             Action::VerifyRefresh { conn, token, reference } => {

@@ -279,6 +279,29 @@ fn running_out_of_files_is_counted_and_survived() {
 }
 
 #[test]
+fn connections_that_say_nothing_make_way_for_those_that_do() {
+    run(
+        |config| config.ws.sockets_max = 4,
+        async |mut worker| {
+            let mut silent = Vec::new();
+            for _ in 0..6 {
+                let (ours, theirs) = pair(PIPE_BYTES);
+                worker.arrivals.send(Ok(ours)).await.unwrap();
+                silent.push(theirs);
+            }
+            worker.open().await;
+            assert_eq!(worker.snapshot().await.accept_failures, 3);
+            // The oldest are gone, and only they: with the open one they are four.
+            for gone in &mut silent[..3] {
+                assert_eq!(read_all(gone).await, "");
+            }
+            silent[3].write_all(b"GET /ws HTTP/1.1\r\n\r\n").await.unwrap();
+            assert!(read_all(&mut silent[3]).await.starts_with("HTTP/1.1 426 "));
+        },
+    );
+}
+
+#[test]
 fn a_frame_in_the_segment_of_the_request_is_answered_after_the_greeting() {
     run(unchanged, async |mut worker| {
         let (ours, mut client) = pair(PIPE_BYTES);

@@ -56,8 +56,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects from a loopback address of its own group, since a port range has 28,000 ports, and
-    /// joins `room` once `system:connected` is there.
+    /// Connects from a loopback address of its own group and joins `room` once `system:connected`
+    /// is there. An address has 28,000 ports, and finding a free one among those that an earlier
+    /// run has left in TIME_WAIT takes the kernel milliseconds: hence many addresses, others in
+    /// each run.
     pub(crate) async fn connect(
         server: SocketAddr,
         number: u32,
@@ -65,8 +67,9 @@ impl Client {
         room: &str,
     ) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
-        let host = u8::try_from(2 + number / 20_000).map_err(io::Error::other)?;
-        socket.bind(SocketAddr::from(([127, 0, 0, host], 0)))?;
+        let [.., run] = std::process::id().to_be_bytes();
+        let [.., high, low] = (number / PER_ADDRESS).to_be_bytes();
+        socket.bind(SocketAddr::from(([127, run.max(1), high, low.wrapping_add(1)], 0)))?;
         let mut stream = socket.connect(server).await?;
         stream.set_nodelay(true)?;
         let query = token.map(|token| format!("?token={token}")).unwrap_or_default();
@@ -77,7 +80,7 @@ impl Client {
         );
         stream.write_all(request.as_bytes()).await?;
         let mut client = Self { stream, rest: Vec::new(), next: 0 };
-        client.finish_handshake().await?;
+        client.finish_handshake().await.map_err(|error| at("the answer", &error))?;
         client.await_type("system:connected").await?;
         let join = format!(r#"{{"type":"room:join","payload":{{"room":"{room}"}}}}"#);
         client.stream.write_all(&masked(0x81, join.as_bytes())).await?;
@@ -103,11 +106,13 @@ impl Client {
         let wanted = format!(r#"{{"type":"{kind}""#);
         loop {
             while let Some((opcode, text)) = self.frame() {
-                if opcode == 1 && text.starts_with(wanted.as_bytes()) {
-                    return Ok(());
+                match opcode {
+                    1 if text.starts_with(wanted.as_bytes()) => return Ok(()),
+                    8 => return Err(at(kind, &io::Error::other(format!("closed: {text:?}")))),
+                    _ => {}
                 }
             }
-            self.read().await?;
+            self.read().await.map_err(|error| at(kind, &error))?;
         }
     }
 
@@ -167,6 +172,11 @@ impl Client {
     }
 }
 
+/// Says what was waited for.
+fn at(stage: &str, error: &io::Error) -> io::Error {
+    io::Error::other(format!("while waiting for {stage}: {error}"))
+}
+
 /// The offset in the `id` of a publication. Clients should not look into ids; this one checks that
 /// the service kept its word.
 fn offset(text: &[u8]) -> Option<u64> {
@@ -192,3 +202,6 @@ fn masked(first: u8, text: &[u8]) -> Vec<u8> {
     frame.extend(text);
     frame
 }
+
+/// Connections from one address.
+const PER_ADDRESS: u32 = 1_000;

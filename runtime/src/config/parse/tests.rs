@@ -119,6 +119,7 @@ fn values_that_can_not_be_read_are_blamed() {
         ("WS_ALLOW_ANONYMOUS", "TRUE"),
         ("WS_ALLOWED_ORIGINS", "https://a.example,b.example"),
         ("WS_ALLOWED_ORIGINS", "https://a.example/"),
+        ("WS_ALLOWED_ORIGINS", "https://*.example"),
         ("WS_PUBLIC_ROOMS", "a\u{7}"),
         ("WS_PING_INTERVAL", "0s"),
         ("WS_PONG_TIMEOUT", "1 minute"),
@@ -189,6 +190,8 @@ fn unsafe_combinations_are_refused() {
         (&[("JWT_PUBLIC_KEY_FILE", &rsa), ("JWKS_FILE", &rsa)], "JWKS_FILE"),
         (&[("JWKS_FILE", &rsa)], "JWKS_FILE"),
         (&[("WS_OUTBOX_BYTES", "2MiB"), ("OUTBOX_TOTAL_BYTES", "1MiB")], "WS_OUTBOX_BYTES"),
+        (&[("WS_OUTBOX_BYTES", "64KiB")], "WS_OUTBOX_BYTES"),
+        (&[("MAX_PAYLOAD_SIZE", "256KiB")], "WS_OUTBOX_BYTES"),
     ];
     for (variables, expected) in cases {
         assert_eq!(blamed(variables), *expected, "{variables:?}");
