@@ -56,6 +56,7 @@ pub struct RelayLimits {
     /// Whether streams have positions and a history (`HISTORY_SIZE` is not 0).
     pub positions: bool,
     /// Publications on their way to one worker, handed over but not yet reported as delivered.
+    /// Those of users' own streams may be a quarter more, best-effort ones only half as many.
     pub in_flight_max: u32,
     /// Bytes of those publications.
     pub in_flight_bytes_max: usize,

@@ -124,8 +124,10 @@ pub async fn run(
             }
             Happened::TimePassed => {}
         }
-        link.tick(now);
+        // Before time is looked at: what has come may be what a deadline waited for, unless it was
+        // this thread that was late.
         link.drain(now, &mut commands);
+        link.tick(now);
     }
 }
 

@@ -168,6 +168,9 @@ async fn a_redis_without_memory_or_mastership_refuses_and_nothing_is_changed() {
         let refused = broker.publish(request).await;
         assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
     }
+    // Nobody is kept from connecting and joining by that.
+    assert_eq!(broker.read_head(stream("event:1"), Epoch(9)).await.unwrap(), position(1, 1));
+    assert_eq!(broker.read_head(stream("event:2"), Epoch(9)).await.unwrap().epoch, Epoch(9));
     config("maxmemory", "0");
     let mut client = server.client();
     let nowhere = RedisServer::later();

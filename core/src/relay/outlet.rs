@@ -11,7 +11,7 @@ use crate::{
     id::{DispatchId, Mid, Position, WorkerId},
     limits::RelayLimits,
     link::{Publication, ToShard},
-    stream::StreamName,
+    stream::{StreamKind, StreamName},
     wire::encode,
 };
 
@@ -50,6 +50,37 @@ pub(super) struct Forward<'a> {
     pub(super) mid: Option<Mid>,
 }
 
+/// How much of a worker's queue a publication may find full and still go in, so that a flood of
+/// what matters less does not cost others what matters more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// Best effort: half of it. That is how empty the queue has to be for a stream that fell behind
+    /// to go on.
+    Half,
+    /// All of it.
+    Whole,
+    /// A user's own stream: a quarter more, which no room can take.
+    Extra,
+}
+
+impl Share {
+    fn of(name: &StreamName, mid: Option<Mid>) -> Self {
+        match (name.kind(), mid) {
+            (_, None) => Self::Half,
+            (StreamKind::User(_), Some(_)) => Self::Extra,
+            (StreamKind::All | StreamKind::Room(_), Some(_)) => Self::Whole,
+        }
+    }
+
+    fn of_limit(self, limit: usize) -> usize {
+        match self {
+            Self::Half => limit / 2,
+            Self::Whole => limit,
+            Self::Extra => limit.saturating_add(limit / 4),
+        }
+    }
+}
+
 impl Outlet {
     pub(super) fn new(limits: &RelayLimits) -> Self {
         Self {
@@ -72,6 +103,7 @@ impl Outlet {
         actions: &mut Vec<Action>,
     ) {
         let dispatch = DispatchId(self.next_dispatch);
+        let share = Share::of(&stream.name, forward.mid);
         let mut publication = None;
         let mut reached = 0;
         for seat in &mut stream.seats {
@@ -81,7 +113,7 @@ impl Outlet {
             }
             let publication =
                 publication.get_or_insert_with(|| publication_of(dispatch, &stream.name, forward));
-            if self.admit(seat.worker, dispatch, publication.frame.0.len()) {
+            if self.admit(seat.worker, share, dispatch, publication.frame.0.len()) {
                 let message = ToShard::Publication(Arc::clone(publication));
                 actions.push(Action::ToShard { worker: seat.worker, message });
                 reached += 1;
@@ -161,10 +193,16 @@ impl Outlet {
 
     /// Makes room for a publication in a worker's queue. One that is larger than the whole queue
     /// may still have it to itself.
-    fn admit(&mut self, worker: WorkerId, dispatch: DispatchId, bytes: usize) -> bool {
+    fn admit(
+        &mut self,
+        worker: WorkerId,
+        share: Share,
+        dispatch: DispatchId,
+        bytes: usize,
+    ) -> bool {
         let queue = &mut self.workers[usize::from(worker.0)];
-        let full = queue.in_flight.len() >= self.in_flight_max
-            || queue.bytes + bytes > self.in_flight_bytes_max;
+        let full = queue.in_flight.len() >= share.of_limit(self.in_flight_max)
+            || queue.bytes + bytes > share.of_limit(self.in_flight_bytes_max);
         if full && !queue.in_flight.is_empty() {
             return false;
         }

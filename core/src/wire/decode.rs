@@ -285,8 +285,12 @@ fn join_since(raw: &RawValue) -> Option<Option<Since>> {
 /// Reads a `ref`. None for one that is refused.
 fn reference(raw: &RawValue) -> Option<Reference> {
     let text = raw.get();
-    let of_kind = matches!(text.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'));
-    (of_kind && text.len() <= REFERENCE_BYTES_MAX).then(|| Reference(text.into()))
+    let bytes = match text.as_bytes().first()? {
+        b'"' => text.len() - "\"\"".len(),
+        b'-' | b'0'..=b'9' => text.len(),
+        _ => return None,
+    };
+    (bytes <= REFERENCE_BYTES_MAX).then(|| Reference(text.into()))
 }
 
 /// Reads a field that may be absent or empty, which is the same.
@@ -321,7 +325,7 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 
-/// Bytes of the JSON text of a `ref`.
+/// Bytes of the JSON text of a `ref`, without quotes.
 const REFERENCE_BYTES_MAX: usize = 64;
 
 /// Bytes of an ingress message beside its payload: the names with every character escaped, white

@@ -17,7 +17,20 @@ use crate::broker::{
 struct Deaf {
     inner: MemoryBroker,
     deaf: AtomicBool,
+    /// The last probe that got lost.
+    lost: watch::Sender<u64>,
     subscriptions: AtomicU32,
+}
+
+impl Deaf {
+    fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryBroker::new(retention(), 1 << 20, clock),
+            deaf: AtomicBool::new(false),
+            lost: watch::Sender::new(0),
+            subscriptions: AtomicU32::new(0),
+        })
+    }
 }
 
 impl Broker for Deaf {
@@ -40,6 +53,7 @@ impl Broker for Deaf {
 
     fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {
         if self.deaf.load(Ordering::Relaxed) {
+            self.lost.send_replace(token);
             return Box::pin(async { Ok(ProbesSent(1)) });
         }
         self.inner.probe(token)
@@ -76,11 +90,7 @@ fn limits() -> RelayLimits {
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_no_probe_comes_back_is_replaced_until_one_does() {
     let clock = Clock::new();
-    let broker = Arc::new(Deaf {
-        inner: MemoryBroker::new(retention(), 1 << 20, clock),
-        deaf: AtomicBool::new(false),
-        subscriptions: AtomicU32::new(0),
-    });
+    let broker = Deaf::new(clock);
     let (_commands, receiver) = mpsc::channel(1);
     let (sender, mut health) = watch::channel(LinkHealth::default());
     tokio::spawn(run(broker.clone(), limits(), 7, clock, receiver, vec![], sender));
@@ -100,4 +110,26 @@ async fn a_connection_on_which_no_probe_comes_back_is_replaced_until_one_does() 
     broker.deaf.store(false, Ordering::Relaxed);
     let back = health.wait_for(|health| health.reachable).await.unwrap().clone();
     assert_eq!((back.away_since, back.ever_reachable), (None, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_not_replaced_because_this_thread_was_late() {
+    let clock = Clock::new();
+    let broker = Deaf::new(clock);
+    let (commands, receiver) = mpsc::channel(1);
+    let (sender, mut health) = watch::channel(LinkHealth::default());
+    tokio::spawn(run(broker.clone(), limits(), 7, clock, receiver, vec![], sender));
+    health.wait_for(|health| health.reachable).await.unwrap();
+    broker.deaf.store(true, Ordering::Relaxed);
+    let mut lost = broker.lost.subscribe();
+    lost.changed().await.unwrap();
+
+    // Everything is there by the time the thread runs again: the probe, a command, the deadline.
+    let token = *lost.borrow();
+    broker.inner.probe(token).await.unwrap();
+    commands.try_send(LinkCommand::Unpublished { mid: Mid(1) }).unwrap();
+    broker.deaf.store(false, Ordering::Relaxed);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    sleep_until(clock.tokio(clock.now() + Duration::from_secs(20))).await;
+    assert_eq!(broker.subscriptions.load(Ordering::Relaxed), 1);
 }

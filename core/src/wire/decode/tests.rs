@@ -119,7 +119,7 @@ fn unknown_and_server_side_types_are_told_apart_from_mistakes() {
 #[test]
 fn references_are_short_strings_and_numbers() {
     let ping = |reference: &str| format!(r#"{{"type":"system:ping","ref":{reference}}}"#);
-    let longest = format!("\"{}\"", "x".repeat(62));
+    let longest = format!("\"{}\"", "x".repeat(64));
     for reference in ["0", "-1.5e9", "\"\"", "\"\\u0041\\n\"", "\"\\ud800\"", &*longest] {
         let request = request(&ping(reference));
         assert_eq!(request.reference, Some(Reference(reference.into())));
@@ -127,7 +127,7 @@ fn references_are_short_strings_and_numbers() {
     }
     assert_eq!(request(&ping("null")).reference, None);
     assert_eq!(asked(&ping("null")), Command::Ping);
-    let too_long = format!("\"{}\"", "x".repeat(63));
+    let too_long = format!("\"{}\"", "x".repeat(65));
     for reference in ["true", "{}", "[1]", &*too_long, &*"1".repeat(65)] {
         let refused = assert_refused(&ping(reference), ErrorCode::InvalidPayload);
         assert_eq!((refused.kind, refused.reference), (Kind::SystemPing, None));

@@ -1,8 +1,10 @@
-#!lua
+#!lua flags=allow-oom
 -- Reads where a stream is, and begins its numbering when it has none.
 -- KEYS: 1 meta, 2 history
 -- ARGV: 1 epoch of a new numbering, 2 position TTL ms
 -- Answer: epoch, offset, mid
+-- Allowed when memory is short: what it writes is small and expires, and without it nobody could
+-- connect until there is memory again.
 local meta = redis.call('GET', KEYS[1])
 if meta then
   local epoch, offset, mid = string.match(meta, '^(%x+) (%d+) (%x+) %d+$')
