@@ -14,7 +14,7 @@ usage: sim run --seed N        one seed
 ";
 
 fn main() -> ExitCode {
-    if let Some(code) = tier2::cli::main() {
+    if let Some(code) = tier2::cli::main(shim::forbid_raw_entropy) {
         return code;
     }
     let mut out = std::io::stdout().lock();

@@ -10,6 +10,33 @@ use std::{
 use libc::{clockid_t, size_t, ssize_t, timespec};
 use realtime_sim::tier2::seam;
 
+/// Ends the process when this thread asks the kernel for randomness in a way that the functions
+/// below don't see: such a run could not be repeated.
+pub(crate) fn forbid_raw_entropy() {
+    let getrandom = u32::try_from(libc::SYS_getrandom).expect("numbers of calls are small");
+    let step = |code: u32, jump: u8, operand: u32| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or_default(),
+        jt: 0,
+        jf: jump,
+        k: operand,
+    };
+    let mut filter = [
+        // The number of the call is the first word of what a filter sees.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, getrandom),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let length = u16::try_from(filter.len()).unwrap_or_default();
+    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the program, which lives until then. Where it refuses, as within
+    // some containers, runs go on without the wire.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program);
+    }
+}
+
 /// See getrandom(2).
 #[unsafe(no_mangle)]
 extern "C" fn getrandom(buffer: *mut c_void, length: size_t, flags: c_uint) -> ssize_t {

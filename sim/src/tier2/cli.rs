@@ -24,6 +24,7 @@ usage: sim run --tier 2 --seed N [--trace FILE] [--full]   one seed
        sim plan --tier 2 --seed N                          the plan of a seed, as JSON
        sim twice --tier 2 --seed N [--full]                one seed in two processes, byte by byte
        sim sweep --tier 2 --seeds A..B [--jobs N] [--minutes M]
+       sim corpus --tier 2                                 plans that failed once
        sim shrink --tier 2 --seed N -o PLAN                the smallest plan that still fails
 ";
 
@@ -43,8 +44,10 @@ struct Request {
 
 type Result<T = ()> = std::result::Result<T, String>;
 
-/// Carries out what the arguments ask for; none when that is not about tier 2.
-pub fn main() -> Option<ExitCode> {
+/// Carries out what the arguments ask for; none when that is not about tier 2. The thread of a run
+/// calls `forbid_raw_entropy` first.
+pub fn main(forbid_raw_entropy: fn()) -> Option<ExitCode> {
+    let one = |plan: &Plan, request: &Request| one(plan, request, forbid_raw_entropy);
     let request = match parse() {
         Ok(request) => request?,
         Err(error) => return Some(complain(2, &format!("{error}\n{USAGE}"))),
@@ -59,6 +62,7 @@ pub fn main() -> Option<ExitCode> {
         "plan" => request.seed().map(Plan::from_seed).and_then(|plan| say(&json(&plan))),
         "twice" => request.seed().and_then(|seed| twice(seed, request.full)),
         "sweep" => sweep(&request),
+        "corpus" => corpus(),
         "shrink" => shrink(&request),
         _ => return Some(complain(2, &format!("an unknown command\n{USAGE}"))),
     };
@@ -127,8 +131,8 @@ fn json(plan: &Plan) -> String {
 }
 
 /// One plan, in this process.
-fn one(plan: &Plan, request: &Request) -> Result {
-    let outcome = in_a_fresh_thread(plan.clone(), request)?;
+fn one(plan: &Plan, request: &Request, forbid_raw_entropy: fn()) -> Result {
+    let outcome = in_a_fresh_thread(plan.clone(), request, forbid_raw_entropy)?;
     if let Some(path) = &request.trace {
         fs::write(path, &outcome.trace).map_err(|error| error.to_string())?;
     }
@@ -151,7 +155,7 @@ fn again(request: &Request) -> String {
 }
 
 /// Threads keep randomness of their own, so a run has one to itself.
-fn in_a_fresh_thread(plan: Plan, request: &Request) -> Result<Outcome> {
+fn in_a_fresh_thread(plan: Plan, request: &Request, forbid_raw_entropy: fn()) -> Result<Outcome> {
     // A panic ends the run, in whichever task it happens.
     let report = std::panic::take_hook();
     let (path, again) = (request.trace.clone(), again(request));
@@ -165,7 +169,10 @@ fn in_a_fresh_thread(plan: Plan, request: &Request) -> Result<Outcome> {
         std::process::exit(1);
     }));
     let full = request.full;
-    let thread = thread::Builder::new().spawn(move || run(&plan, full));
+    let thread = thread::Builder::new().spawn(move || {
+        forbid_raw_entropy();
+        run(&plan, full)
+    });
     let thread = thread.map_err(|error| error.to_string())?;
     thread.join().map_err(|_| "the run panicked".to_owned())
 }
@@ -219,7 +226,8 @@ fn child(arguments: &[String]) -> Result<std::process::Child> {
 fn sweep(request: &Request) -> Result {
     let seeds = request.seeds.clone().ok_or("--seeds A..B is missing")?;
     let started = Instant::now();
-    let jobs = request.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+    let jobs =
+        request.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
     let mut running = std::collections::VecDeque::new();
     let (mut done, mut failed) = (0_u64, Vec::new());
     let in_time = || {
@@ -246,6 +254,23 @@ fn sweep(request: &Request) -> Result {
         return say(&format!("{done} seeds, all as promised"));
     }
     Err(format!("{} of {done} seeds failed: {failed:?}", failed.len()))
+}
+
+/// Plans that failed once must not fail again.
+fn corpus() -> Result {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/tier2");
+    let files = fs::read_dir(folder).map_err(|error| format!("{folder}: {error}"))?;
+    let mut plans: Vec<_> =
+        files.map_while(std::result::Result::ok).map(|file| file.path()).collect();
+    plans.sort();
+    for plan in &plans {
+        let arguments = ["replay".to_owned(), plan.display().to_string()];
+        let output = child(&arguments)?.wait_with_output().map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned());
+        }
+    }
+    say(&format!("{} plans, all as promised", plans.len()))
 }
 
 /// Leaves out of a failing plan what it fails without.

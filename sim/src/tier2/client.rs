@@ -59,7 +59,8 @@ impl Client {
                 let session =
                     self.journal.borrow_mut().open(self.number, self.me().user.clone(), pod);
                 let rooms = self.me().rooms.iter().map(|room| (room.clone(), false)).collect();
-                let mut visit = Visit { session, socket, rooms, heard: Instant::now(), retry: None };
+                let mut visit =
+                    Visit { session, socket, rooms, heard: Instant::now(), retry: None };
                 let why = self.stay(&mut visit, &rng).await;
                 self.journal.borrow_mut().close(session, &why);
             }

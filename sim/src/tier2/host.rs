@@ -40,6 +40,7 @@ pub(super) fn config(plan: &Plan, pod: usize) -> Config {
             "REDIS_HOST" => "redis",
             "REDIS_POOL_SIZE" => "2",
             "WS_MAX_CONNECTIONS" => "1000",
+            "MAX_PAYLOAD_SIZE" => "24000",
             "WS_PING_INTERVAL" => "2s",
             "WS_PONG_TIMEOUT" => "5s",
             "WS_JOIN_TIMEOUT" => "2s",

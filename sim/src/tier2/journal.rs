@@ -50,7 +50,6 @@ pub(super) struct Call {
 pub(super) struct Answer {
     pub(super) message_id: String,
     pub(super) recipients: usize,
-    pub(super) duplicate: bool,
 }
 
 /// One look at `/ready`.

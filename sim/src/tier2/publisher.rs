@@ -119,8 +119,8 @@ async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Ans
                 idempotency_key,
             });
             let answer = answer.await?.into_inner();
-            let (message_id, duplicate) = (answer.message_id, answer.duplicate);
-            Ok(Answer { message_id, recipients: count(answer.recipients), duplicate })
+            let recipients = count(answer.recipients);
+            Ok(Answer { message_id: answer.message_id, recipients })
         }
         CallPlan::Send { user } => {
             let answer = grpc.send_to_user(SendToUserRequest {
@@ -131,8 +131,8 @@ async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Ans
                 idempotency_key,
             });
             let answer = answer.await?.into_inner();
-            let (message_id, duplicate) = (answer.message_id, answer.duplicate);
-            Ok(Answer { message_id, recipients: count(answer.connections_notified), duplicate })
+            let recipients = count(answer.connections_notified);
+            Ok(Answer { message_id: answer.message_id, recipients })
         }
         CallPlan::Booking { user } => {
             let answer = grpc.notify_booking_result(NotifyBookingResultRequest {
@@ -144,8 +144,8 @@ async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Ans
                 ..Default::default()
             });
             let answer = answer.await?.into_inner();
-            let (message_id, duplicate) = (answer.message_id, answer.duplicate);
-            Ok(Answer { message_id, recipients: count(answer.active_connections), duplicate })
+            let recipients = count(answer.active_connections);
+            Ok(Answer { message_id: answer.message_id, recipients })
         }
         CallPlan::Queue { user } => {
             let answer = grpc.notify_queue_position(NotifyQueuePositionRequest {
@@ -157,7 +157,7 @@ async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Ans
             });
             let answer = answer.await?.into_inner();
             let recipients = usize::from(answer.delivered);
-            Ok(Answer { message_id: String::new(), recipients, duplicate: answer.duplicate })
+            Ok(Answer { message_id: String::new(), recipients })
         }
     }
 }

@@ -118,9 +118,9 @@ impl Server {
                 "# Server\r\nredis_version:7.2.0\r\nrun_id:{:040x}\r\n",
                 self.lives
             )),
-            (b"WAIT", [replicas, ..]) => {
-                integer(std::str::from_utf8(replicas).ok().and_then(|n| n.parse().ok()).unwrap_or(0))
-            }
+            (b"WAIT", [replicas, ..]) => integer(
+                std::str::from_utf8(replicas).ok().and_then(|n| n.parse().ok()).unwrap_or(0),
+            ),
             (b"PING", []) if self.subscribed.contains(&connection) => {
                 Reply::Array(vec![Reply::bulk("pong"), Reply::bulk("")])
             }

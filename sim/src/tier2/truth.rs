@@ -58,9 +58,7 @@ impl Truth {
 
     /// Where the newest publication of `marker` stands among all.
     pub(super) fn last_of(&self, stream: &str, marker: u64) -> Option<usize> {
-        self.entries
-            .iter()
-            .rposition(|fact| fact.stream == stream && fact.marker == Some(marker))
+        self.entries.iter().rposition(|fact| fact.stream == stream && fact.marker == Some(marker))
     }
 
     /// How often a call was published.
