@@ -61,7 +61,7 @@ pub enum ToShard {
         recovered: bool,
     },
     /// The stream can't be made live: the broker is away. The worker stays interested until it says
-    /// otherwise, and is sent a `Resync` once the stream is live.
+    /// otherwise, and is sent a `Resync` once the stream is live: it may seat members nevertheless.
     JoinFailed {
         /// The join that this answers.
         request: RequestId,
@@ -72,6 +72,9 @@ pub enum ToShard {
     Resync {
         /// The stream.
         stream: StreamName,
+        /// Whether all members missed something, or only those that were seated after a
+        /// `JoinFailed`, without a position.
+        by_all: bool,
         /// From here on it is complete again; none when positions are off.
         position: Option<Position>,
         /// Members are told to wait a random time up to this, in milliseconds.

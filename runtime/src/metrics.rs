@@ -44,7 +44,7 @@ pub enum ServiceError {
     GrpcAccept,
     /// A metrics connection could not be accepted.
     HttpAccept,
-    /// A plain HTTP connection came when there were too many.
+    /// A plain HTTP connection was cut off, since others came and there were too many.
     HttpRefused,
 }
 

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use realtime_core::{id::BootId, time::Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     broker::SharedBroker,
@@ -88,12 +88,14 @@ pub(crate) struct Shared {
     pub(crate) service: Service,
     pub(crate) workers: Workers,
     pub(crate) counters: Counters,
+    /// When the last scrape began, and its text.
+    scraped: Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl Shared {
     pub(crate) fn new(service: Service) -> Self {
         let workers = Workers::new(service.workers.clone());
-        Self { service, workers, counters: Counters::default() }
+        Self { service, workers, counters: Counters::default(), scraped: Mutex::default() }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -111,8 +113,17 @@ impl Shared {
         let _gone = phase.wait_for(|phase| *phase == Phase::Stopping).await;
     }
 
-    /// The text of a scrape.
-    pub(crate) async fn scrape(self: &Arc<Self>) -> String {
+    /// The text of a scrape. One at a time; those who wait share the next one, so that a flood of
+    /// scrapes costs no more than a few.
+    pub(crate) async fn scrape(self: &Arc<Self>) -> Bytes {
+        let asked = self.now();
+        let mut scraped = self.scraped.lock().await;
+        if let Some((began, text)) = &*scraped
+            && *began > asked
+        {
+            return text.clone();
+        }
+        let began = self.now();
         let overview = self.workers.collect(true).await;
         let shared = Arc::clone(self);
         // It reads a file for each open socket: not on the thread that answers calls.
@@ -125,7 +136,9 @@ impl Shared {
                 rooms_max: shared.service.config.metrics_rooms_max,
             })
         });
-        text.await.expect("writing metrics does not panic")
+        let text = Bytes::from(text.await.expect("writing metrics does not panic"));
+        *scraped = Some((began, text.clone()));
+        text
     }
 }
 

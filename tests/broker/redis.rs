@@ -11,7 +11,7 @@ use realtime_core::{
     relay::{Channel, Ingress},
 };
 use realtime_runtime::{
-    broker::{Item, Publish, PublishError, RedisBroker, SharedBroker},
+    broker::{Item, Publish, PublishError, RedisBroker, Retention, SharedBroker},
     config::RedisConfig,
     net::TokioNet,
 };
@@ -286,6 +286,34 @@ async fn a_publish_whose_answer_is_lost_is_published_once_and_answered() {
             assert_eq!(durable(&mut subscription, "event:1").await.0, position(mid, mid));
         }
     }
+}
+
+#[tokio::test]
+async fn a_publish_whose_answer_is_lost_is_found_behind_what_others_published_meanwhile() {
+    const OTHERS: u64 = 200;
+    let server = RedisServer::start(&[]);
+    let proxy = Proxy::start(server.port);
+    let config = RedisConfig { connections: 1, ..config(proxy.port) };
+    let retention = Retention { room_entries_max: 2_048, bytes_max: 1 << 20, ..retention() };
+    let broker = redis_broker(config, retention.clone());
+    let direct = redis_broker(crate::common::config(server.port), retention);
+    until(async || broker.probe(0).await.is_ok() && direct.probe(0).await.is_ok()).await;
+    let mut subscription = subscribe(&direct, &["event:1"]).await;
+    proxy.answers.send(Answers::Swallow).unwrap();
+    let others = async {
+        assert_eq!(durable(&mut subscription, "event:1").await.0, position(1, 1));
+        for mid in 2..=OTHERS {
+            direct.publish(publish("event:1", mid)).await.unwrap();
+        }
+    };
+    let (published, ()) = tokio::join!(broker.publish(publish("event:1", 1)), others);
+    assert_eq!(published.unwrap().position, Some(position(1, 1)));
+    for mid in 2..=OTHERS {
+        assert_eq!(durable(&mut subscription, "event:1").await.0, position(mid, mid));
+    }
+    direct.publish(publish("event:1", OTHERS + 1)).await.unwrap();
+    let next = durable(&mut subscription, "event:1").await.0;
+    assert_eq!(next, position(OTHERS + 1, OTHERS + 1));
 }
 
 #[tokio::test]

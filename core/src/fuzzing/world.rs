@@ -236,7 +236,8 @@ impl World {
         *self.offsets.entry(stream.clone()).or_default() += missed as u64;
         let position = self.position(stream);
         let stream = stream.clone();
-        self.feed(Input::FromRelay(ToShard::Resync { stream, position, spread_ms: 5_000 }));
+        let by_all = missed > 0;
+        self.feed(Input::FromRelay(ToShard::Resync { stream, by_all, position, spread_ms: 5_000 }));
     }
 
     /// Publishes to a stream. The shard hears of it if the stream is live, or nobody is in it.

@@ -275,7 +275,7 @@ impl Relay {
     /// Tells a worker that the stream can't be made live for it now. Its interest stays, and its
     /// members are told when the stream is.
     fn refuse(&mut self, index: StreamIndex, join: &Waiting, turn: &mut Turn<'_>) {
-        self.streams[index].seat(join.worker).owed = true;
+        self.streams[index].seat(join.worker).blind = true;
         let message = ToShard::JoinFailed { request: join.request };
         turn.actions.push(Action::ToShard { worker: join.worker, message });
     }

@@ -185,12 +185,13 @@ impl Relay {
             let stream = &mut self.streams[index];
             let seat = &mut stream.seats[at];
             let owed = std::mem::take(&mut seat.owed) || missed;
+            let blind = std::mem::take(&mut seat.blind);
             let worker = seat.worker;
             if seat.behind {
                 continue; // It is told when it has caught up.
             }
-            if owed {
-                self.outlet.resync(stream, worker, spread_ms, turn.actions);
+            if owed || blind {
+                self.outlet.resync(stream, worker, owed, spread_ms, turn.actions);
             }
             self.answer_worker(index, worker, turn);
         }
@@ -261,8 +262,9 @@ impl Relay {
             let seat = stream.seat(worker);
             seat.behind = false;
             seat.owed = !live;
+            seat.blind &= !live;
             if live {
-                self.outlet.resync(stream, worker, spread_ms, turn.actions);
+                self.outlet.resync(stream, worker, true, spread_ms, turn.actions);
                 self.answer_worker(*index, worker, turn);
                 self.streams[*index].trim();
             }

@@ -172,17 +172,23 @@ impl Outlet {
         self.behind.remove(&(worker, index));
     }
 
-    /// Tells a worker's members of `stream` that they have missed something.
+    /// Tells a worker's members of `stream` that they have missed something, all of them or those
+    /// without a position.
     pub(super) fn resync(
         &mut self,
         stream: &Stream,
         worker: WorkerId,
+        by_all: bool,
         spread_ms: u32,
         actions: &mut Vec<Action>,
     ) {
         self.stats.resyncs += 1;
-        let message =
-            ToShard::Resync { stream: stream.name.clone(), position: stream.last, spread_ms };
+        let message = ToShard::Resync {
+            stream: stream.name.clone(),
+            by_all,
+            position: stream.last,
+            spread_ms,
+        };
         actions.push(Action::ToShard { worker, message });
     }
 

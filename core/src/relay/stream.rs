@@ -32,9 +32,10 @@ pub(super) struct Seat {
     /// Publications were kept from it since its queue was full. It gets none until it has caught
     /// up, and then a resync first.
     pub(super) behind: bool,
-    /// It has members that never got a position, or missed something: it gets a resync as soon as
-    /// the stream is live.
+    /// It missed something: it gets a resync as soon as the stream is live.
     pub(super) owed: bool,
+    /// It may have members that never got a position: likewise, for those alone.
+    pub(super) blind: bool,
 }
 
 /// How far the subscription is, on the present connection.
@@ -180,7 +181,7 @@ impl Stream {
                     // Most streams are users' and stay with one worker.
                     self.seats.reserve_exact(1);
                 }
-                self.seats.insert(at, Seat { worker, behind: false, owed: false });
+                self.seats.insert(at, Seat { worker, behind: false, owed: false, blind: false });
                 at
             }
         };

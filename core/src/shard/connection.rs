@@ -43,6 +43,8 @@ pub(super) struct Connection {
     pub(super) expiry_told: bool,
     /// It was never pinged. The first ping comes early, so that heartbeats spread.
     pub(super) fresh: bool,
+    /// It is a member of `all` without a position, and is told to resync when there is one.
+    pub(super) blind: bool,
 }
 
 /// Where a connection is in its life.
@@ -150,6 +152,7 @@ impl Connection {
         congested: false,
         expiry_told: false,
         fresh: true,
+        blind: false,
     };
 
     pub(super) fn seat_in(&self, stream: u32) -> Option<u32> {

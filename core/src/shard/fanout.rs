@@ -25,14 +25,14 @@ impl Shard {
             }
             ToShard::JoinFailed { request } => self.join_failed(request, actions),
             ToShard::Publication(publication) => self.published(publication, actions),
-            ToShard::Resync { stream, position, spread_ms } => {
+            ToShard::Resync { stream, by_all, position, spread_ms } => {
                 let Some(stream) = self.streams.names.find(stream.as_str()) else { return };
                 match self.streams.walk_of(stream) {
                     Some(delivery) => {
-                        let item = Item::Resync { position, spread_ms };
+                        let item = Item::Resync { by_all, position, spread_ms };
                         self.streams.walk_mut(delivery).waiting.push_back(item);
                     }
-                    None => self.resync(stream, position, spread_ms, actions),
+                    None => self.resync(stream, by_all, position, spread_ms, actions),
                 }
             }
         }
@@ -143,8 +143,8 @@ impl Shard {
                 Some(Item::Joined { request, position, recovered }) => {
                     self.seat_joined(request, position, recovered, actions);
                 }
-                Some(Item::Resync { position, spread_ms }) => {
-                    self.resync(stream, position, spread_ms, actions);
+                Some(Item::Resync { by_all, position, spread_ms }) => {
+                    self.resync(stream, by_all, position, spread_ms, actions);
                 }
                 None => {
                     self.streams.close_walk(delivery);
@@ -154,10 +154,11 @@ impl Shard {
         }
     }
 
-    /// Tells every member that messages were missed.
+    /// Tells every member that messages were missed, or those that have no position.
     fn resync(
         &mut self,
         stream: u32,
+        by_all: bool,
         position: Option<Position>,
         spread_ms: u32,
         actions: &mut Actions,
@@ -166,6 +167,12 @@ impl Shard {
         self.streams.stream_mut(stream).position = position;
         for seat in 0..self.streams.stream(stream).members().len() {
             let slot = self.streams.stream(stream).members()[seat];
+            let conn = &mut self.connections[slot as usize];
+            // Nobody is seated in any other stream without a position.
+            let is_blind = name == self.all && std::mem::take(&mut conn.blind);
+            if !by_all && !is_blind {
+                continue;
+            }
             if self.connections[slot as usize].phase == Phase::Joining {
                 self.answer_again(slot, stream, position);
             } else {

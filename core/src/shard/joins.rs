@@ -145,10 +145,10 @@ impl Shard {
         };
         let conn = &self.connections[slot as usize];
         if conn.phase == Phase::Open && !self.is_room(stream) {
-            return self.seat(slot, stream);
+            return self.seat_blind(slot, stream);
         }
         if conn.phase == Phase::Joining && conn.user == NONE {
-            self.seat(slot, stream);
+            self.seat_blind(slot, stream);
             let recovered = self.count_recovered(asked, false);
             return self.answered(slot, stream, Answer { position: None, recovered }, actions);
         }
@@ -160,6 +160,12 @@ impl Shard {
         self.vacate_if_empty(stream, actions);
         self.error(slot, UNAVAILABLE, reference.as_ref(), actions);
         self.run_waiting(slot, &name, actions);
+    }
+
+    /// Makes an anonymous connection a member of `all` without knowing where that is.
+    fn seat_blind(&mut self, slot: u32, all: u32) {
+        self.connections[slot as usize].blind = true;
+        self.seat(slot, all);
     }
 
     /// Answers a join of a stream that the connection is a member of.

@@ -65,7 +65,7 @@ pub(super) struct Walk {
 pub(super) enum Item {
     Publication(Arc<Publication>),
     Joined { request: RequestId, position: Option<Position>, recovered: bool },
-    Resync { position: Option<Position>, spread_ms: u32 },
+    Resync { by_all: bool, position: Option<Position>, spread_ms: u32 },
 }
 
 impl Streams {
@@ -267,7 +267,9 @@ impl Hash for Item {
             Self::Joined { request, position, recovered } => {
                 (1u8, request, position, recovered).hash(state);
             }
-            Self::Resync { position, spread_ms } => (2u8, position, spread_ms).hash(state),
+            Self::Resync { by_all, position, spread_ms } => {
+                (2u8, by_all, position, spread_ms).hash(state);
+            }
         }
     }
 }

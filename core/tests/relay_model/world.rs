@@ -451,8 +451,10 @@ impl World {
                 queue.push_back((publication.dispatch, Mid(published.0 << 32)));
                 assert!(queue.len() <= 3, "what is in flight is bounded");
             }
-            ToShard::Resync { stream, position, .. } => {
+            ToShard::Resync { stream, by_all, position, .. } => {
                 let members = wanted.get_mut(&index(&stream)).expect("only the interested");
+                let missed = members.at.is_some_and(|at| Some(at) != position);
+                assert!(by_all || !missed, "whoever misses something is told");
                 members.at = Some(position.expect("there are positions"));
                 members.blind = false;
             }

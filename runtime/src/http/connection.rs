@@ -1,6 +1,7 @@
 //! Plain HTTP connections: where they come from, and how long they may take.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -18,6 +19,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::AbortHandle,
     time::{Sleep, sleep, timeout},
 };
 use tracing::{debug, warn};
@@ -35,6 +37,7 @@ pub(crate) async fn serve_handoffs<S: Stream>(
     mut handoffs: mpsc::Receiver<Handoff<S>>,
 ) {
     let pool = Pool::new(shared, router(Arc::clone(shared)), CONNECTIONS_MAX, false);
+    let mut served = VecDeque::new();
     loop {
         let handoff = tokio::select! {
             biased;
@@ -44,13 +47,26 @@ pub(crate) async fn serve_handoffs<S: Stream>(
         let Some(Handoff { head, stream }) = handoff else {
             break;
         };
-        // Waiting would only move the queue into the workers.
-        match Arc::clone(&pool.permits).try_acquire_owned() {
-            Ok(permit) => pool.spawn(permit, head, stream),
-            Err(_) => shared.counters.failed(ServiceError::HttpRefused),
+        if pool.permits.available_permits() == 0 {
+            cut_off_oldest(shared, &mut served);
         }
+        let permit = Arc::clone(&pool.permits).acquire_owned().await.expect("it is never closed");
+        if served.len() >= CONNECTIONS_MAX as usize {
+            served.retain(|connection: &AbortHandle| !connection.is_finished());
+        }
+        served.push_back(pool.spawn(permit, head, stream));
     }
     pool.finish().await;
+}
+
+/// Makes room: clients that don't read their answers must not keep health checks out.
+fn cut_off_oldest(shared: &Shared, served: &mut VecDeque<AbortHandle>) {
+    while let Some(oldest) = served.pop_front() {
+        if !oldest.is_finished() {
+            oldest.abort();
+            return shared.counters.failed(ServiceError::HttpRefused);
+        }
+    }
 }
 
 /// Serves the metrics port, until the instance stops.
@@ -63,7 +79,7 @@ pub(crate) async fn serve_metrics<L: Listener>(shared: &Arc<Shared>, mut listene
             accepted = accept(&mut listener, &pool.permits) => accepted,
         };
         match accepted {
-            Ok((permit, stream)) => pool.spawn(permit, Bytes::new(), stream),
+            Ok((permit, stream)) => drop(pool.spawn(permit, Bytes::new(), stream)),
             Err(error) => {
                 shared.counters.failed(ServiceError::HttpAccept);
                 warn!(%error, "a metrics connection could not be accepted");
@@ -102,16 +118,21 @@ impl Pool {
         Self { shared: Arc::clone(shared), router, permits, connections_max, keep_alive }
     }
 
-    fn spawn<S: Stream>(&self, permit: OwnedSemaphorePermit, head: Bytes, stream: S) {
+    fn spawn<S: Stream>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        head: Bytes,
+        stream: S,
+    ) -> AbortHandle {
         let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
         let connection = serve(shared, router, self.keep_alive, head, stream);
-        let counted = Arc::clone(&self.shared);
-        counted.counters.http_connections().fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
+        let counted = Counted::new(&self.shared);
+        let task = tokio::spawn(async move {
             connection.await;
-            counted.counters.http_connections().fetch_sub(1, Ordering::Relaxed);
+            drop(counted);
             drop(permit);
         });
+        task.abort_handle()
     }
 
     /// Waits until the answers in progress are written. They take no longer than the timeouts of
@@ -119,6 +140,22 @@ impl Pool {
     async fn finish(self) {
         let _cut_off =
             timeout(FINISH_TIMEOUT, self.permits.acquire_many(self.connections_max)).await;
+    }
+}
+
+/// Counts a connection while it exists.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.counters.http_connections().fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.http_connections().fetch_sub(1, Ordering::Relaxed);
     }
 }
 

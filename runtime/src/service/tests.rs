@@ -171,11 +171,13 @@ async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
     }
 }
 
-/// A worker with 5 connections.
+/// A worker with 5 connections. It failed to accept another one whenever it was asked.
 async fn work(mut commands: mpsc::Receiver<WorkerCommand>) {
+    let mut asked = 0;
     while let Some(command) = commands.recv().await {
         if let WorkerCommand::Snapshot { reply, .. } = command {
-            let mut snapshot = Snapshot::default();
+            asked += 1;
+            let mut snapshot = Snapshot { accept_failures: asked, ..Snapshot::default() };
             snapshot.stats.authenticated = 2;
             snapshot.stats.anonymous = 3;
             snapshot.stats.sent[0] = 5;
@@ -496,6 +498,40 @@ fn a_connection_that_is_handed_over_ends_with_its_answer() {
         let said = bench.hand_over(health, health).await;
         assert_eq!(said.matches("HTTP/1.1 200 OK").count(), 1, "{said}");
         assert!(said.contains("connection: close"), "{said}");
+    });
+}
+
+#[test]
+fn scrapes_that_wait_for_each_other_share_one() {
+    bench(&[], |bench| async move {
+        let scrapes = futures_util::future::join_all((0..20).map(|_| bench.scrape())).await;
+        let asked = |n| format!("\nrealtime_websocket_accept_failures_total {n}\n");
+        for scrape in &scrapes {
+            assert!((1..10).any(|n| scrape.contains(&asked(n))), "{scrape}");
+        }
+        assert!(!bench.scrape().await.contains(&asked(1)), "nothing old is told");
+    });
+}
+
+#[test]
+fn clients_that_hold_a_connection_do_not_keep_health_checks_out() {
+    bench(&[], |bench| async move {
+        let mut held = Vec::new();
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut listener = TokioNet::bind(free, false).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for _ in 0..300 {
+            let (client, accepted) =
+                tokio::join!(TokioNet::connect("127.0.0.1", port), listener.accept());
+            held.push(client.unwrap());
+            let head = Bytes::from_static(b"GET /health HTTP/1.1\r\n");
+            bench.handoffs.send(Handoff { head, stream: accepted.unwrap().0 }).await.unwrap();
+        }
+        let health = "GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
+        assert!(bench.hand_over(health, "").await.starts_with("HTTP/1.1 200 OK"));
+        let metrics = bench.scrape().await;
+        assert!(metrics.contains("realtime_errors_total{type=\"http_refused\"} 45"), "{metrics}");
+        assert!(metrics.contains("\nrealtime_http_connections 256\n"), "{metrics}");
     });
 }
 

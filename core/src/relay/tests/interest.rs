@@ -49,8 +49,28 @@ fn without_a_broker_joins_fail_at_once_and_members_are_told_when_it_is_back() {
     assert_eq!(step(&mut relay, 0, join(0, 1, "all")), ["0: join 1 failed"]);
     assert_eq!(step(&mut relay, 0, link_up(1)), ["subscribe all"]);
     step(&mut relay, 0, subscribed(1, "all"));
-    assert_eq!(step(&mut relay, 0, head(0, 5)), ["0: resync all at 5"]);
+    assert_eq!(step(&mut relay, 0, head(0, 5)), ["0: resync newcomers of all at 5"]);
     assert_eq!(relay.stats().gaps, 0);
+}
+
+#[test]
+fn a_refused_newcomer_does_not_cost_members_a_resync_when_nothing_was_missed() {
+    let mut relay = live();
+    step(&mut relay, 0, Input::LinkDown);
+    assert_eq!(step(&mut relay, 0, join(0, 1, ROOM)), ["0: join 1 failed"]);
+    step(&mut relay, 0, link_up(2));
+    step(&mut relay, 0, subscribed(2, ROOM));
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["0: resync newcomers of event:1 at 5"]);
+}
+
+#[test]
+fn members_are_told_what_they_missed_whether_or_not_a_newcomer_was_refused() {
+    let mut relay = live();
+    step(&mut relay, 0, Input::LinkDown);
+    step(&mut relay, 0, join(0, 1, ROOM));
+    step(&mut relay, 0, link_up(2));
+    step(&mut relay, 0, subscribed(2, ROOM));
+    assert_eq!(step(&mut relay, 0, head(1, 6)), ["0: resync event:1 at 6"]);
 }
 
 #[test]
@@ -85,7 +105,10 @@ fn a_new_link_subscribes_rooms_before_users_and_in_portions() {
     assert_eq!(asked[..3], ["subscribe event:1", "subscribe all", "subscribe user:0"]);
     assert_eq!(asked.len(), 1_000);
     assert_eq!(step(&mut relay, 0, subscribed(1, ROOM)), ["read 0 of event:1"]);
-    assert_eq!(step(&mut relay, 0, head(0, 5)), ["0: resync event:1 at 5", "subscribe user:998"]);
+    assert_eq!(
+        step(&mut relay, 0, head(0, 5)),
+        ["0: resync newcomers of event:1 at 5", "subscribe user:998"]
+    );
 }
 
 #[test]
@@ -98,7 +121,7 @@ fn somebody_who_waits_comes_before_the_streams_that_are_restored() {
     assert_eq!(step(&mut relay, 0, join(0, 2_000, "user:1001")), [""; 0]);
     step(&mut relay, 0, subscribed(1, "user:0"));
     let freed = step(&mut relay, 0, head(0, 5));
-    assert_eq!(freed, ["0: resync user:0 at 5", "subscribe user:1001"]);
+    assert_eq!(freed, ["0: resync newcomers of user:0 at 5", "subscribe user:1001"]);
 }
 
 #[test]
@@ -153,7 +176,7 @@ fn an_unconfirmed_subscription_is_asked_for_again() {
         ["reach relay_subscribe_unanswered", "0: join 1 failed", "subscribe event:1"]
     );
     step(&mut relay, 2_100, subscribed(1, ROOM));
-    assert_eq!(step(&mut relay, 2_100, head(0, 5)), ["0: resync event:1 at 5"]);
+    assert_eq!(step(&mut relay, 2_100, head(0, 5)), ["0: resync newcomers of event:1 at 5"]);
     assert_eq!(step(&mut relay, 2_200, subscribed(1, ROOM)), [""; 0]);
 }
 
@@ -205,7 +228,7 @@ fn a_join_does_not_wait_for_ever_for_the_end_of_an_unsubscribe() {
     );
     step(&mut relay, 34_000, unsubscribed(1, ROOM));
     step(&mut relay, 34_000, subscribed(1, ROOM));
-    assert_eq!(step(&mut relay, 34_000, head(1, 8)), ["0: resync event:1 at 8"]);
+    assert_eq!(step(&mut relay, 34_000, head(1, 8)), ["0: resync newcomers of event:1 at 8"]);
 }
 
 #[test]
@@ -257,7 +280,10 @@ fn joins_beyond_what_may_wait_fail_and_the_stream_comes_up_all_the_same() {
     step(&mut relay, 0, vacated(0, ROOM));
     assert_eq!(step(&mut relay, 0, join(1, 2, "event:2")), [""; 0]);
     step(&mut relay, 0, subscribed(1, "event:2"));
-    assert_eq!(step(&mut relay, 0, head(0, 5)), ["1: resync event:2 at 5", "1: joined 2 at 5"]);
+    assert_eq!(
+        step(&mut relay, 0, head(0, 5)),
+        ["1: resync newcomers of event:2 at 5", "1: joined 2 at 5"]
+    );
 }
 
 #[test]

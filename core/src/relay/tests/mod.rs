@@ -74,8 +74,9 @@ fn words(action: &Action) -> String {
                 ToShard::Publication(publication) => {
                     format!("{} at {}", publication.dispatch.0, at(&publication.position))
                 }
-                ToShard::Resync { stream, position, .. } => {
-                    format!("resync {} at {}", stream.as_str(), at(position))
+                ToShard::Resync { stream, by_all, position, .. } => {
+                    let whom = if *by_all { "" } else { " newcomers of" };
+                    format!("resync{whom} {} at {}", stream.as_str(), at(position))
                 }
             };
             format!("{}: {what}", worker.0)

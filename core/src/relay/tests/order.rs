@@ -213,7 +213,7 @@ fn a_head_that_can_not_be_read_is_tried_again_with_growing_pauses() {
         let again = format!("read {} of event:1", read + 1);
         assert_eq!(step(&mut relay, now, Input::TimedOut), [again]);
     }
-    assert_eq!(step(&mut relay, now, head(7, 5)), ["0: resync event:1 at 5"]);
+    assert_eq!(step(&mut relay, now, head(7, 5)), ["0: resync newcomers of event:1 at 5"]);
 }
 
 #[test]

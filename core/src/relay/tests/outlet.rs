@@ -146,7 +146,8 @@ fn members_get_longer_to_refetch_when_many_must() {
     let mut actions = Vec::new();
     relay.handle(Instant(0), head(0, 5), &mut actions);
     let stream = name("user:0");
-    let message = ToShard::Resync { stream, position: Some(position(5)), spread_ms: 10_000 };
+    let message =
+        ToShard::Resync { stream, by_all: false, position: Some(position(5)), spread_ms: 10_000 };
     assert_eq!(actions[0], Action::ToShard { worker: WorkerId(0), message });
 }
 

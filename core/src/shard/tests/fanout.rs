@@ -141,7 +141,7 @@ fn missed_messages_are_told_to_every_member_in_turn() {
     }
     bed.publish("event:1", 1, "a");
     let stream = StreamName::room("event:1").unwrap();
-    let resync = ToShard::Resync { stream, position: position(9), spread_ms: 20_000 };
+    let resync = ToShard::Resync { stream, by_all: true, position: position(9), spread_ms: 20_000 };
     assert_eq!(bed.relayed(resync), [""; 0]);
     bed.publish("event:1", 10, "b");
     bed.walk(0, 10);

@@ -91,7 +91,7 @@ fn messages_missed_in_the_handshake_are_told_by_the_greeting() {
     bed.walk(0, 10);
     bed.delivered(0, 0);
     let stream = StreamName::user("ann").unwrap();
-    let resync = ToShard::Resync { stream, position: position(9), spread_ms: 0 };
+    let resync = ToShard::Resync { stream, by_all: true, position: position(9), spread_ms: 0 };
     assert_eq!(bed.relayed(resync), [""; 0]);
     let greeting = bed.joined(1, 0);
     assert_eq!(greeting.len(), 1);
@@ -193,13 +193,32 @@ fn without_a_broker_users_are_refused_and_others_are_let_in() {
     assert!(greeting[0].starts_with("accept 0"));
     assert!(greeting[0].contains(r#""all":{"id":null,"recovered":false}"#));
     let all = StreamName::all();
-    let resync = ToShard::Resync { stream: all, position: position(6), spread_ms: 0 };
+    let resync =
+        ToShard::Resync { stream: all, by_all: false, position: position(6), spread_ms: 0 };
     let resync = bed.relayed(resync);
     assert_eq!(resync.len(), 1);
     assert!(resync[0].contains(&format!(
         r#"send 0 {{"type":"system:resync","payload":{{"room":"all","id":"{}""#,
         id(6)
     )));
+}
+
+#[test]
+fn only_those_who_were_seated_without_a_position_hear_of_a_resync_for_newcomers() {
+    let mut bed = bed();
+    bed.arrive(0, Handshake::default());
+    bed.joined(0, 6);
+    bed.arrive(1, Handshake::default());
+    bed.failed(1);
+    let resync = |by_all, offset| {
+        let stream = StreamName::all();
+        ToShard::Resync { stream, by_all, position: position(offset), spread_ms: 0 }
+    };
+    let told = bed.relayed(resync(false, 6));
+    assert_eq!(told.len(), 1);
+    assert!(told[0].starts_with(r#"send 1 {"type":"system:resync""#));
+    assert_eq!(bed.relayed(resync(false, 6)), [""; 0]);
+    assert_eq!(bed.relayed(resync(true, 7)).len(), 2);
 }
 
 #[test]

@@ -22,11 +22,16 @@ if meta then
   end
   local done = prev == mid and offset
   if not done and ARGV[10] == '1' then
-    for _, entry in ipairs(redis.call('LRANGE', KEYS[2], -16, -1)) do
-      local e, o, m = string.match(entry, '^%d+ D (%x+) (%d+) (%x+) ')
-      if e == epoch and m == mid then
-        done = o
+    -- From the newest back. Others may have published much while no answer came.
+    local last = length - 1
+    while last >= 0 and not done do
+      for _, entry in ipairs(redis.call('LRANGE', KEYS[2], math.max(last - 63, 0), last)) do
+        local e, o, m = string.match(entry, '^%d+ D (%x+) (%d+) (%x+) ')
+        if e == epoch and m == mid then
+          done = o
+        end
       end
+      last = last - 64
     end
   end
   if done then
