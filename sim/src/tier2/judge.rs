@@ -303,3 +303,6 @@ fn missing(stream: &str, offset: u64) -> String {
 fn since(id: &Value) -> Option<Since> {
     decode::since(id.as_str()?)
 }
+
+#[cfg(test)]
+mod tests;
