@@ -127,7 +127,7 @@ pub struct GrpcTls {
 pub struct Keys {
     /// `JWT_SECRET`, or a random one.
     pub secret: Option<String>,
-    /// The secret was made up at this start; the log gets a demo token.
+    /// The secret was made up at this start; a demo token goes to standard output.
     pub secret_is_random: bool,
     /// `JWT_PUBLIC_KEY_FILE`
     pub public_key_file: Option<PathBuf>,

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod entropy;
+mod fnv;
 mod grpc;
 pub mod handshake;
 pub mod http;

@@ -197,7 +197,7 @@ pub struct Snapshot {
     pub latency: [u64; LATENCY_BUCKETS_S.len() + 1],
     /// Sum of those times, in seconds.
     pub latency_sum_s: f64,
-    /// Times that accepting failed for want of files.
+    /// Times that a connection could not be taken: no files, or too many unanswered requests.
     pub accept_failures: u64,
 }
 

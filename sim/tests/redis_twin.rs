@@ -23,7 +23,9 @@ impl Server {
     fn start() -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            // A port that is free here may be taken on other addresses.
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--appendonly", "no"])
             .stdout(Stdio::piped())
             .spawn()
             .expect("redis-server is missing: install the Debian package redis-server");

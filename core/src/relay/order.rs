@@ -53,9 +53,14 @@ impl Relay {
     /// Bytes that are no entry. Whatever they were, the head tells whether members lack something.
     fn unreadable(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
         self.outlet.stats.entries_invalid += 1;
-        let stream = &self.streams[index];
-        if self.limits.positions && stream.head == Head::Live && !stream.seats.is_empty() {
-            self.read_head(index, turn);
+        let stream = &mut self.streams[index];
+        if !self.limits.positions || stream.seats.is_empty() {
+            return;
+        }
+        match stream.head {
+            Head::Unknown => {}
+            Head::Reading => stream.busy().unreadable = true,
+            Head::Live => self.read_head(index, turn),
         }
     }
 
@@ -127,6 +132,7 @@ impl Relay {
         busy.read = Some(read);
         busy.reads += 1;
         busy.covered = busy.held.len();
+        busy.unreadable = false;
         turn.actions.push(Action::ReadHead { read, stream: stream.name.clone() });
     }
 
@@ -139,7 +145,12 @@ impl Relay {
         busy.read = None;
         if let Some(head) = head {
             busy.failures = 0;
-            if let Some(resumption) = busy.resume(last, head) {
+            // The head may be older than what could not be read.
+            let unreadable = busy.unreadable;
+            if unreadable && busy.reads < self.limits.head_reads_max {
+                self.read_head(index, turn);
+            } else if let Some(mut resumption) = busy.resume(last, head) {
+                resumption.missed |= unreadable && last.is_some();
                 self.go_live(index, Some(resumption), turn);
             } else if busy.reads < self.limits.head_reads_max {
                 self.read_head(index, turn);

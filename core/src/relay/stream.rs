@@ -91,6 +91,8 @@ pub(super) struct Busy {
     pub(super) held_bytes: usize,
     /// Held entries that had arrived before the read was asked for: the head includes them.
     pub(super) covered: usize,
+    /// Something arrived since the read was asked for that could not be read as an entry.
+    pub(super) unreadable: bool,
     /// Joins to be answered, in order.
     pub(super) waiting: Vec<Waiting>,
 }
@@ -266,6 +268,7 @@ impl Busy {
         self.reads = 0;
         self.failures = 0;
         self.restoring = false;
+        self.unreadable = false;
         self.held_bytes = 0;
         self.covered = 0;
         std::mem::take(&mut self.held)

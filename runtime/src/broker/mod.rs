@@ -119,7 +119,7 @@ pub struct Subscription {
 /// Asks for subscriptions. Confirmations arrive among the items, so that they are in order with
 /// the publications.
 pub trait SubscriptionRequests: fmt::Debug + Send {
-    /// Subscribes to and unsubscribes from the channels of streams.
+    /// Subscribes to and unsubscribes from the channels of streams, none of which is in both lists.
     fn request(
         &mut self,
         subscribe: Vec<StreamName>,

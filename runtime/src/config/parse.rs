@@ -3,8 +3,8 @@
 use std::{net::IpAddr, num::NonZero, thread::available_parallelism, time::Duration};
 
 use realtime_core::{
-    stream::{ROOM_BYTES_MAX, USER_BYTES_MAX, check},
-    wire::is_reserved,
+    stream::{ROOM_BYTES_MAX, check},
+    wire::{TYPE_BYTES_MAX, is_reserved},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
@@ -118,6 +118,13 @@ impl Config {
                 "JWT_SECRET has {secret_bytes} bytes; with less than {SECRET_BYTES_MIN} it can be \
                  guessed from a token"
             ));
+        }
+        let keys = &self.keys;
+        if keys.secret.is_none() && keys.public_key_file.is_none() && keys.jwks_file.is_none() {
+            warnings.push(
+                "JWT_SECRET, JWT_PUBLIC_KEY_FILE and JWKS_FILE are not set: every token is refused"
+                    .to_owned(),
+            );
         }
         warnings
     }
@@ -339,7 +346,7 @@ fn public_rooms(env: &Reader<'_>) -> Result<Vec<String>, ConfigError> {
 
 fn latest_types(env: &Reader<'_>) -> Result<Vec<String>, ConfigError> {
     let types = env.list("DELIVERY_LATEST");
-    let refused = |kind: &String| check(kind, USER_BYTES_MAX).is_err() || is_reserved(kind);
+    let refused = |kind: &String| check(kind, TYPE_BYTES_MAX).is_err() || is_reserved(kind);
     if types.len() > LIST_MAX || types.iter().any(refused) {
         let accepted = "accepted are up to 1000 event types, separated by commas, none of which \
                         begins with system:, auth: or room:";

@@ -122,7 +122,7 @@ fn web_socket(families: &mut Families, scrape: &Scrape<'_>) {
     );
     families.total(
         "realtime_websocket_accept_failures_total",
-        "Times that accepting a connection failed for want of files or memory.",
+        "Connections not taken: no files, no memory, or too many unanswered requests.",
         scrape.overview.accept_failures,
     );
 }

@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use crate::fnv::fnv1a;
+
 /// Counts that all workers share.
 #[derive(Debug, Default)]
 pub struct Census {
@@ -18,7 +20,8 @@ pub struct Census {
 }
 
 /// Stands for a user: 64 bits of a hash of the id. Two of a million users share one with a chance
-/// of 1 in 37 million, and would share their limit.
+/// of 1 in 37 million, and would share their limit. Who wants a certain user id needs a signed
+/// token for it, so nobody is served by a collision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct UserKey(u64);
 
@@ -59,14 +62,6 @@ impl Census {
         // Nothing here panics between two writes that belong together.
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// <http://www.isthe.com/chongo/tech/comp/fnv/>. Who wants a certain user id needs a signed token
-/// for it, so nobody is served by a collision.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
-    })
 }
 
 #[cfg(test)]

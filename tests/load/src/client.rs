@@ -72,6 +72,9 @@ impl Client {
         socket.bind(SocketAddr::from(([127, run.max(1), high, low.wrapping_add(1)], 0)))?;
         let mut stream = socket.connect(server).await?;
         stream.set_nodelay(true)?;
+        // Else the ports of thousands of clients rest for a minute after a run, and a server that
+        // is started meanwhile may find its own among them.
+        stream.set_zero_linger()?;
         let query = token.map(|token| format!("?token={token}")).unwrap_or_default();
         let request = format!(
             "GET /ws{query} HTTP/1.1\r\nHost: {server}\r\nUpgrade: websocket\r\n\

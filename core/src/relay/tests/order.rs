@@ -283,10 +283,11 @@ fn an_unreadable_entry_is_counted_and_the_head_tells_whether_it_mattered() {
     let mut relay = live();
     assert_eq!(step(&mut relay, 0, garbage()), ["read 1 of event:1"]);
     assert_eq!(step(&mut relay, 0, garbage()), [""; 0]);
-    assert_eq!(step(&mut relay, 0, head(1, 5)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head(2, 5)), [""; 0]);
     assert_eq!((relay.stats().entries_invalid, relay.stats().gaps), (2, 0));
     step(&mut relay, 0, garbage());
-    assert_eq!(step(&mut relay, 0, head(2, 6)), ["0: resync event:1 at 6"]);
+    assert_eq!(step(&mut relay, 0, head(3, 6)), ["0: resync event:1 at 6"]);
 }
 
 #[test]
@@ -298,4 +299,24 @@ fn entries_of_streams_that_nobody_wants_are_ignored() {
     assert_eq!(step(&mut relay, 0, join(0, 2, ROOM)), ["read 1 of event:1"]);
     let elsewhere = Place::Durable { position: position(1), prev: Mid(0) };
     assert_eq!(step(&mut relay, 0, received(1, "event:2", elsewhere)), [""; 0]);
+}
+
+#[test]
+fn what_can_not_be_read_while_the_head_is_read_is_found_by_another_read() {
+    let unreadable = |generation| Input::Received {
+        generation: Generation(generation),
+        channel: Channel::Stream(name(ROOM)),
+        bytes: Bytes::from_static(b"9 D"),
+    };
+    let mut relay = live();
+    step(&mut relay, 0, Input::LinkDown);
+    step(&mut relay, 0, link_up(2));
+    assert_eq!(step(&mut relay, 0, subscribed(2, ROOM)), ["read 1 of event:1"]);
+    assert_eq!(step(&mut relay, 0, unreadable(2)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1"]);
+    step(&mut relay, 0, unreadable(2));
+    assert_eq!(step(&mut relay, 0, head(2, 6)), ["read 3 of event:1"]);
+    step(&mut relay, 0, unreadable(2));
+    // It is not read for ever.
+    assert_eq!(step(&mut relay, 0, head(3, 5)), ["0: resync event:1 at 5"]);
 }

@@ -25,7 +25,7 @@ use super::{
     Broker, BrokerError, BrokerFuture, Class, LATEST_VALUES_MAX, ProbesSent, Publish, PublishError,
     Published, Retention, Subscription,
 };
-use crate::{config::RedisConfig, net::Net};
+use crate::{config::RedisConfig, fnv::fnv1a, net::Net};
 
 /// A Redis server, or what stands in for one.
 pub struct RedisBroker<N> {
@@ -56,7 +56,7 @@ impl<N: Net> RedisBroker<N> {
     /// The lane of a stream: always the same one, on which its publishes stay in order.
     fn lane(&self, stream: &StreamName) -> &Lane {
         let lanes = u64::try_from(self.lanes.len()).expect("a handful");
-        let index = subscription::fnv(stream.as_str().as_bytes()) % lanes;
+        let index = fnv1a(stream.as_str().as_bytes()) % lanes;
         &self.lanes[usize::try_from(index).expect("smaller than their number")]
     }
 

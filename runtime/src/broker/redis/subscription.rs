@@ -25,6 +25,7 @@ use crate::{
     },
     clock::Clock,
     config::RedisConfig,
+    fnv::fnv1a,
     net::Net,
 };
 
@@ -63,14 +64,7 @@ pub(super) async fn open<N: Net>(
 /// The life of a server, from what it says of itself.
 pub(super) fn run_id_of(server: &str) -> RunId {
     let line = server.lines().find_map(|line| line.strip_prefix("run_id:"));
-    fnv(line.unwrap_or_default().trim_end().as_bytes())
-}
-
-/// FNV-1a: the same on every machine and in every version.
-pub(super) fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
-    })
+    fnv1a(line.unwrap_or_default().trim_end().as_bytes())
 }
 
 /// Asks for subscriptions.
@@ -298,58 +292,16 @@ const REQUESTS_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
     use realtime_core::id::BootId;
-    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+    use tokio::io::DuplexStream;
 
     use super::*;
-
-    /// One end of a connection; the other is the server.
-    struct End(DuplexStream);
-
-    impl crate::net::Stream for End {
-        fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-    }
-
-    impl AsyncRead for End {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for End {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.0).poll_write(cx, buf)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_shutdown(cx)
-        }
-    }
+    use crate::net::memory::{self, MemoryStream};
 
     /// An idle subscription connection, and the server's end of it.
-    fn idle() -> (Items<End>, mpsc::Sender<Vec<u8>>, DuplexStream, Clock) {
-        let (near, server) = duplex(1 << 10);
-        let (read, write) = split(End(near));
+    fn idle() -> (Items<MemoryStream>, mpsc::Sender<Vec<u8>>, DuplexStream, Clock) {
+        let (near, server) = memory::pair(1 << 10);
+        let (read, write) = split(near);
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let clock = Clock::new();
         let items = Items {

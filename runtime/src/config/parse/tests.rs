@@ -234,6 +234,20 @@ fn an_error_is_one_line_that_names_variable_value_and_what_is_accepted() {
 }
 
 #[test]
+fn an_operator_is_warned_of_a_short_secret_and_of_no_key_at_all() {
+    let warned = |variables: &[(&str, &str)], of: &str| {
+        ok(variables).warnings().iter().any(|warning| warning.contains(of))
+    };
+    let redis = ("REDIS_HOST", "redis");
+    let key = ("JWT_PUBLIC_KEY_FILE", &*test_file("ec.pub.pem"));
+    assert!(warned(&[("JWT_SECRET", "short")], "JWT_SECRET has 5 bytes"));
+    assert!(warned(&[redis, ("WS_ALLOW_ANONYMOUS", "true")], "every token is refused"));
+    for good in [&[][..], &[redis, key]] {
+        assert!(!warned(good, "JWT_"), "{good:?}");
+    }
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let jwks = test_file("README.md");
     let error = parsed(&[("JWT_SECRET", "hunter2"), ("JWKS_FILE", &jwks)]).unwrap_err();
