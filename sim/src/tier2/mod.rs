@@ -1,8 +1,8 @@
 //! The whole service in a simulated cluster: the runtime as it runs in production, on a simulated
 //! network, with a simulated Redis, in simulated time.
 //!
-//! One seed gives one [`Plan`](plan::Plan), one plan gives one trace, byte by byte the same. Only the
-//! network, the clock and the source of randomness are replaced: `net` and `seam`.
+//! One seed gives one [`Plan`](plan::Plan), one plan gives one trace, byte by byte the same. Only
+//! the network, the clock and the source of randomness are replaced: `net` and `seam`.
 
 pub mod cli;
 mod client;
