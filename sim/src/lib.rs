@@ -14,5 +14,6 @@ pub mod redis;
 pub mod session;
 pub mod shrink;
 pub mod tier1;
+pub mod tier2;
 pub mod truth;
 pub mod world;

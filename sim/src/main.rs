@@ -1,5 +1,7 @@
 //! `sim`: runs plans of simulated clusters.
 
+mod shim;
+
 use std::{
     io::Write as _,
     ops::Range,
@@ -12,6 +14,7 @@ use lexopt::prelude::*;
 use realtime_sim::{
     plan::Plan,
     tier1::{self, Answer},
+    tier2,
 };
 
 const USAGE: &str = "\
@@ -31,6 +34,9 @@ usage: sim run --seed N [--trace FILE]      one seed; what happens goes to FILE,
 ";
 
 fn main() -> ExitCode {
+    if let Some(code) = tier2::cli::main(shim::forbid_raw_entropy) {
+        return code;
+    }
     // What a machine says in a panic becomes the verdict of its run.
     std::panic::set_hook(Box::new(|_| {}));
     let (code, text) = match parse()

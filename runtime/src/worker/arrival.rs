@@ -86,15 +86,18 @@ pub(super) async fn accept<S: Stream>(
     machine: Rc<Machine<S>>,
     mut listener: impl Listener<Stream = S>,
 ) {
+    // Said once for each time that it begins.
+    let mut told = false;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                told = false;
                 let read = |place| read(machine.clone(), stream, place);
                 machine.arrivals.start(pending_max(&machine), read);
             }
             Err(error) if is_of_one_connection(&error) => (),
             Err(error) => {
-                if machine.arrivals.failures() == 0 {
+                if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "connections can't be accepted");
                 }
                 machine.arrivals.failed();

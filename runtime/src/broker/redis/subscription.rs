@@ -47,7 +47,7 @@ pub(super) async fn open<N: Net>(
             requests,
             names: names.clone(),
             clock,
-            heard: clock.now(),
+            proved: clock.now(),
             pinged: false,
         };
         let run_id = items.log_in(config).await?;
@@ -107,8 +107,9 @@ struct Items<S> {
     requests: mpsc::Receiver<Vec<u8>>,
     names: Names,
     clock: Clock,
-    /// When anything came last.
-    heard: Instant,
+    /// When the last ping was answered. Only that shows that commands get through: messages may
+    /// come over a connection on which nothing goes the other way.
+    proved: Instant,
     /// A ping went out since then.
     pinged: bool,
 }
@@ -119,6 +120,7 @@ impl<S: crate::net::Stream> SubscriptionItems for Items<S> {
             loop {
                 match self.reader.next().map_err(|_| malformed())? {
                     Some(reply) => {
+                        self.observe(&reply);
                         if let Some(item) = self.item(reply)? {
                             return Ok(item);
                         }
@@ -133,7 +135,7 @@ impl<S: crate::net::Stream> SubscriptionItems for Items<S> {
 impl<S: crate::net::Stream> Items<S> {
     /// Moves bytes one step. Cancel-safe, as all of its branches are.
     async fn turn(&mut self) -> Result<(), BrokerError> {
-        let wake = self.heard + if self.pinged { SILENCE_MAX } else { PING_AFTER };
+        let wake = self.proved + if self.pinged { SILENCE_MAX } else { PING_AFTER };
         tokio::select! {
             biased;
             written = self.write.write(&self.output), if !self.output.is_empty() => {
@@ -150,18 +152,26 @@ impl<S: crate::net::Stream> Items<S> {
                 if read.map_err(gone)? == 0 {
                     return Err(closed());
                 }
-                self.heard = self.clock.now();
-                self.pinged = false;
             }
             () = sleep_until(self.clock.tokio(wake)) => {
                 if self.pinged {
-                    return Err(BrokerError("redis is silent".to_owned()));
+                    return Err(BrokerError("redis does not answer pings".to_owned()));
                 }
                 self.output.extend_from_slice(&cmd("PING").get_packed_command());
                 self.pinged = true;
             }
         }
         Ok(())
+    }
+
+    /// Notes the answer to a ping.
+    fn observe(&mut self, reply: &Reply) {
+        if let Reply::Array(parts) = reply
+            && parts.first() == Some(&Reply::Bytes(b"pong".to_vec()))
+        {
+            self.proved = self.clock.now();
+            self.pinged = false;
+        }
     }
 
     /// Writes commands and waits for the next reply.
@@ -268,10 +278,10 @@ fn malformed() -> BrokerError {
 /// Longest way from nothing to a subscription connection.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Silence after which we ask whether the server is there.
+/// Time from the answer to one ping until the next one.
 const PING_AFTER: Duration = Duration::from_secs(3);
 
-/// Silence after which the connection is given up.
+/// Time without an answer to a ping after which the connection is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Channels in one command: it holds Redis up for about 0.2 ms.
@@ -302,7 +312,7 @@ mod tests {
             requests,
             names: Names::new("p:", BootId(1), true),
             clock,
-            heard: clock.now(),
+            proved: clock.now(),
             pinged: false,
         };
         (items, sender, server, clock)
@@ -332,6 +342,27 @@ mod tests {
         server.write_all(b"*3\r\n$7\r\nmessage\r\n$14\r\nbooking:events\r\n").await.unwrap();
         server.write_all(b"$2\r\n{}\r\n").await.unwrap();
         assert!(matches!(waiting.await.unwrap(), Ok(Item::Message(..))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_are_no_answer_to_a_ping() {
+        let (mut items, _requests, mut server, clock) = idle();
+        let waiting = tokio::spawn(async move {
+            loop {
+                if let Err(error) = items.next().await {
+                    return (error, clock.now());
+                }
+            }
+        });
+        let message = b"*3\r\n$7\r\nmessage\r\n$14\r\nbooking:events\r\n$2\r\n{}\r\n";
+        while !waiting.is_finished() {
+            // Once the connection has been given up there is nobody to write to.
+            drop(server.write_all(message).await);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let (error, at) = waiting.await.unwrap();
+        assert_eq!(error.0, "redis does not answer pings");
+        assert_eq!(at.0 / 1_000_000_000, SILENCE_MAX.as_secs());
     }
 
     #[tokio::test]

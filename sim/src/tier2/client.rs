@@ -1,0 +1,247 @@
+//! A simulated browser.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use realtime_core::{rng::Rng, time::UnixMillis};
+use realtime_runtime::{
+    config::Keys,
+    net::Net as _,
+    token::{self, Grant},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Error, Message},
+};
+
+use super::{
+    host::HTTP_PORT,
+    journal::SharedJournal,
+    net::{SimNet, SimStream},
+    plan::{ClientPlan, Habit, Plan, pod_name},
+    seam,
+};
+use crate::random::labelled;
+
+type Socket = WebSocketStream<SimStream>;
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) number: usize,
+    pub(super) plan: Rc<Plan>,
+    pub(super) keys: Keys,
+    pub(super) journal: SharedJournal,
+}
+
+/// What a client has in mind for one connection.
+struct Visit {
+    session: usize,
+    socket: Socket,
+    /// Rooms and whether it is in them.
+    rooms: Vec<(String, bool)>,
+    /// When anything came last.
+    heard: Instant,
+    /// When it joins again what it could not join.
+    retry: Option<Instant>,
+}
+
+impl Client {
+    /// Connects, and connects again, for ever.
+    pub(super) async fn run(self) -> turmoil::Result {
+        let rng = RefCell::new(labelled(self.plan.seed, &format!("client/{}", self.number)));
+        sleep(Duration::from_millis(self.me().at_ms)).await;
+        loop {
+            let pod = self.choose(&rng);
+            if let Some(socket) = self.connect(pod).await {
+                let session =
+                    self.journal.borrow_mut().open(self.number, self.me().user.clone(), pod);
+                let rooms = self.me().rooms.iter().map(|room| (room.clone(), false)).collect();
+                let mut visit =
+                    Visit { session, socket, rooms, heard: Instant::now(), retry: None };
+                let why = self.stay(&mut visit, &rng).await;
+                self.journal.borrow_mut().close(session, &why);
+            }
+            let pause = 50 + rng.borrow_mut().below(500);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    fn me(&self) -> &ClientPlan {
+        &self.plan.clients[self.number]
+    }
+
+    fn choose(&self, rng: &RefCell<Rng>) -> usize {
+        let pods = u64::try_from(self.plan.workers.len()).unwrap_or(1);
+        usize::try_from(rng.borrow_mut().below(pods)).unwrap_or(0)
+    }
+
+    async fn connect(&self, pod: usize) -> Option<Socket> {
+        let query = self.me().user.as_ref().map(|user| {
+            let grant =
+                Grant { user: user.clone(), rooms: Vec::new(), ttl: Duration::from_secs(3_600) };
+            let now = seam::unix().unwrap_or_default().as_millis();
+            let now = UnixMillis(u64::try_from(now).unwrap_or(u64::MAX));
+            format!("?token={}", token::mint(&self.keys, &grant, now).unwrap_or_default())
+        });
+        let host = pod_name(pod);
+        let url = format!("ws://{host}:{HTTP_PORT}/ws{}", query.unwrap_or_default());
+        let connecting = async {
+            let stream = SimNet::connect(&host, HTTP_PORT).await?;
+            Ok::<_, Error>(client_async(url, stream).await?.0)
+        };
+        match timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(socket)) => Some(socket),
+            Ok(Err(Error::Http(response))) if !matches!(response.status().as_u16(), 429 | 503) => {
+                let status = response.status();
+                self.journal.borrow_mut().violate(format!("a handshake was answered {status}"));
+                None
+            }
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// Stays connected, and says why no longer.
+    async fn stay(&self, visit: &mut Visit, rng: &RefCell<Rng>) -> String {
+        let mut next_ping = Instant::now();
+        let mut next_whim = self.next_whim(rng);
+        loop {
+            tokio::select! {
+                biased;
+                message = visit.socket.next() => {
+                    visit.heard = Instant::now();
+                    match message {
+                        Some(Ok(Message::Text(text))) => {
+                            let told = self.journal.borrow_mut().hear(visit.session, &text);
+                            if let Err(why) = react(visit, &told).await {
+                                return why;
+                            }
+                        }
+                        Some(Ok(Message::Close(frame))) => return self.closed_by_server(frame),
+                        Some(Ok(_)) => (),
+                        Some(Err(error)) => return error.to_string(),
+                        None => return "ended".to_owned(),
+                    }
+                }
+                () = sleep_until(next_ping) => {
+                    next_ping += PING_INTERVAL;
+                    if let Err(why) = tell(visit, &json!({"type": "system:ping"})).await {
+                        return why;
+                    }
+                }
+                () = sleep_until(visit.retry.unwrap_or(next_ping)), if visit.retry.is_some() => {
+                    visit.retry = None;
+                    if let Err(why) = join_missing(visit).await {
+                        return why;
+                    }
+                }
+                () = sleep_until(visit.heard + SILENCE_MAX) => return "it is silent".to_owned(),
+                () = sleep_until(next_whim) => {
+                    if !self.is_quiet() && let Err(why) = self.follow_whim(visit, rng).await {
+                        return why;
+                    }
+                    next_whim = self.next_whim(rng);
+                }
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        super::trace::now_us() >= self.plan.quiet_ms * 1_000
+    }
+
+    fn next_whim(&self, rng: &RefCell<Rng>) -> Instant {
+        Instant::now() + Duration::from_millis(200 + rng.borrow_mut().below(2_500))
+    }
+
+    async fn follow_whim(&self, visit: &mut Visit, rng: &RefCell<Rng>) -> Result<(), String> {
+        match self.me().habit {
+            Habit::Steady => Ok(()),
+            Habit::Flapping => Err("it went away".to_owned()),
+            Habit::Sleepy => {
+                let nap = 200 + rng.borrow_mut().below(2_500);
+                sleep(Duration::from_millis(nap)).await;
+                visit.heard = Instant::now();
+                Ok(())
+            }
+            Habit::Wandering => {
+                let Some(at) = visit.rooms.iter().position(|(_, inside)| *inside) else {
+                    return Ok(());
+                };
+                visit.rooms[at].1 = false;
+                let room = visit.rooms[at].0.clone();
+                tell(visit, &json!({"type": "room:leave", "payload": {"room": room}})).await?;
+                // Sometimes it is in a hurry; otherwise it comes back once it has left.
+                if rng.borrow_mut().below(2) == 0 {
+                    return join(visit, at).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn closed_by_server(
+        &self,
+        frame: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>,
+    ) -> String {
+        let Some(frame) = frame else { return "closed without a code".to_owned() };
+        let code = u16::from(frame.code);
+        if !EXPECTED_CODES.contains(&code) {
+            let text = format!("a client was closed with {code}: {}", frame.reason);
+            self.journal.borrow_mut().violate(text);
+        }
+        format!("closed with {code}")
+    }
+}
+
+/// Does what a message asks for.
+async fn react(visit: &mut Visit, told: &Value) -> Result<(), String> {
+    let room = told["payload"]["room"].as_str().unwrap_or_default();
+    let at = visit.rooms.iter().position(|(name, _)| name == room);
+    match (told["type"].as_str(), at) {
+        (Some("system:connected"), _) => {
+            join_missing(visit).await?;
+        }
+        (Some("room:joined"), Some(at)) => visit.rooms[at].1 = true,
+        (Some("room:left"), Some(at)) if !visit.rooms[at].1 => join(visit, at).await?,
+        (Some("system:error"), _) => visit.retry = Some(Instant::now() + RETRY_PAUSE),
+        _ => (),
+    }
+    Ok(())
+}
+
+async fn join_missing(visit: &mut Visit) -> Result<(), String> {
+    for at in 0..visit.rooms.len() {
+        if !visit.rooms[at].1 {
+            join(visit, at).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn join(visit: &mut Visit, at: usize) -> Result<(), String> {
+    let room = visit.rooms[at].0.clone();
+    tell(visit, &json!({"type": "room:join", "payload": {"room": room}})).await
+}
+
+async fn tell(visit: &mut Visit, message: &Value) -> Result<(), String> {
+    match timeout(SILENCE_MAX, visit.socket.send(Message::text(message.to_string()))).await {
+        Ok(sent) => sent.map_err(|error| error.to_string()),
+        Err(_) => Err("nothing can be sent".to_owned()),
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A room that can't be joined is tried again later.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A server that says nothing for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+
+/// What a client that makes no mistakes may be closed with.
+const EXPECTED_CODES: [u16; 6] = [1000, 1001, 1012, 1013, 4408, 4508];

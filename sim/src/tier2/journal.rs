@@ -1,0 +1,111 @@
+//! What clients, publishers and probes saw. The run is judged by it.
+
+use std::{cell::RefCell, rc::Rc};
+
+use serde_json::Value;
+
+use super::trace;
+
+/// What all of them write into.
+pub(super) type SharedJournal = Rc<RefCell<Journal>>;
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    pub(super) sessions: Vec<Session>,
+    pub(super) calls: Vec<Call>,
+    pub(super) probes: Vec<Probe>,
+    /// What must not be, whatever else happens.
+    pub(super) violations: Vec<String>,
+}
+
+/// One WebSocket as its client saw it.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: usize,
+    pub(super) user: Option<String>,
+    pub(super) pod: usize,
+    /// What came, with the time.
+    pub(super) heard: Vec<(u64, Value)>,
+    pub(super) closed: Option<u64>,
+}
+
+/// One publication as its publisher saw it.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// Found again in the message.
+    pub(super) marker: u64,
+    pub(super) stream: String,
+    pub(super) durable: bool,
+    pub(super) attempts: u32,
+    /// The instance that was asked last.
+    pub(super) pod: usize,
+    /// One of those that everybody must get.
+    pub(super) last: bool,
+    pub(super) outcome: Result<Answer, String>,
+}
+
+/// What the service answered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answer {
+    pub(super) message_id: String,
+    pub(super) recipients: usize,
+}
+
+/// One look at `/ready`.
+#[derive(Debug)]
+pub(super) struct Probe {
+    pub(super) us: u64,
+    pub(super) pod: usize,
+    /// None without an answer.
+    pub(super) status: Option<u16>,
+}
+
+impl Journal {
+    /// A WebSocket is open.
+    pub(super) fn open(&mut self, client: usize, user: Option<String>, pod: usize) -> usize {
+        let session = self.sessions.len();
+        trace::note(format_args!("\"client\":{client},\"session\":{session},\"opened\":{pod}"));
+        self.sessions.push(Session { client, user, pod, heard: Vec::new(), closed: None });
+        session
+    }
+
+    /// A message came.
+    pub(super) fn hear(&mut self, session: usize, text: &str) -> Value {
+        trace::note(format_args!("\"session\":{session},\"heard\":{}", Value::from(text)));
+        let message: Value = serde_json::from_str(text).unwrap_or_else(|error| {
+            self.violations.push(format!("session {session} heard no JSON: {error}: {text}"));
+            Value::Null
+        });
+        self.sessions[session].heard.push((trace::now_us(), message.clone()));
+        message
+    }
+
+    /// The WebSocket is gone.
+    pub(super) fn close(&mut self, session: usize, why: &str) {
+        trace::note(format_args!("\"session\":{session},\"closed\":{}", Value::from(why)));
+        self.sessions[session].closed = Some(trace::now_us());
+    }
+
+    /// A publication has succeeded or failed.
+    pub(super) fn call(&mut self, call: Call) {
+        let Call { marker, stream, .. } = &call;
+        match &call.outcome {
+            Ok(Answer { recipients, message_id, .. }) => trace::note(format_args!(
+                "\"published\":{marker},\"stream\":\"{stream}\",\"id\":\"{message_id}\",\
+                 \"recipients\":{recipients}"
+            )),
+            Err(error) => trace::note(format_args!(
+                "\"unpublished\":{marker},\"stream\":\"{stream}\",\"why\":{}",
+                Value::from(error.as_str())
+            )),
+        }
+        self.calls.push(call);
+    }
+
+    /// What must not be.
+    pub(super) fn violate(&mut self, text: String) {
+        trace::note(format_args!("\"violation\":{}", Value::from(text.as_str())));
+        self.violations.push(text);
+    }
+}

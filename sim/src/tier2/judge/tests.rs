@@ -1,0 +1,89 @@
+use std::iter::once;
+
+use bytes::Bytes;
+use realtime_core::{
+    entry::{Body, Entry, Place},
+    id::{BootId, Epoch, Mid},
+    time::UnixMillis,
+    wire::encode,
+};
+use serde_json::json;
+
+use super::*;
+use crate::tier2::redis_host::Logged;
+
+fn place(offset: u64) -> Position {
+    let mid = if offset == 0 { Mid(0) } else { Mid((7 << 32) + offset) };
+    Position { epoch: Epoch(1), offset, mid }
+}
+
+fn id(offset: u64) -> String {
+    let mut id = Vec::new();
+    encode::id(&mut id, place(offset));
+    String::from_utf8(id).unwrap()
+}
+
+/// Three publications to a room, the second not for ann.
+fn truth() -> Truth {
+    let logged = (1..=3).map(|offset| {
+        let body = Body {
+            kind: "note".into(),
+            payload: Bytes::from(format!("{{\"n\":{offset}}}")),
+            exclude_user: (offset == 2).then(|| "ann".into()),
+            key: "".into(),
+            ack: false,
+            origin: BootId(1),
+            published: UnixMillis(0),
+        };
+        let place = Place::Durable { position: place(offset), prev: place(offset - 1).mid };
+        let message = Entry { place, body }.encode();
+        Logged { channel: Bytes::from("realtime:{event:1}"), message }
+    });
+    Truth::new(&logged.collect::<Vec<_>>())
+}
+
+fn note(offset: u64) -> Value {
+    json!({"type": "note", "room": "event:1", "id": id(offset), "payload": {"n": offset}})
+}
+
+/// What is said of a client that joined at the start of the room and then heard `heard`.
+fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
+    let user = Some(user.to_owned());
+    let session = Session { client: 0, user, pod: 0, heard: Vec::new(), closed: None };
+    let truth = truth();
+    let mut reader = Reader { session: &session, truth: &truth, seats: BTreeMap::new() };
+    let joined = json!({"type": "room:joined", "payload": {"room": "event:1", "id": id(0)}});
+    once(&joined).chain(heard).try_for_each(|message| reader.read(message))
+}
+
+#[test]
+fn what_is_not_for_a_user_is_not_missed_by_that_user_alone() {
+    assert_eq!(verdict("ann", &[note(1), note(3)]), Ok(()));
+    assert!(verdict("bob", &[note(1), note(3)]).unwrap_err().contains("2 of event:1 is missing"));
+    assert!(verdict("ann", &[note(1), note(2)]).unwrap_err().contains("to its sender"));
+}
+
+#[test]
+fn messages_come_once_and_in_order() {
+    assert_eq!(verdict("bob", &[note(1), note(2), note(3)]), Ok(()));
+    assert!(verdict("bob", &[note(1), note(1)]).unwrap_err().contains("1 of event:1 came after 1"));
+    assert!(verdict("bob", &[note(2)]).unwrap_err().contains("1 of event:1 is missing"));
+}
+
+#[test]
+fn a_resync_explains_what_is_missing() {
+    let resync = json!({"type": "system:resync", "payload": {"room": "event:1", "id": id(2)}});
+    assert_eq!(verdict("bob", &[resync, note(3)]), Ok(()));
+}
+
+#[test]
+fn only_members_hear_and_only_what_was_published() {
+    let left = json!({"type": "room:left", "payload": {"room": "event:1"}});
+    assert!(verdict("bob", &[left, note(1)]).unwrap_err().contains("not joined"));
+    let mut other = note(1);
+    other["payload"]["n"] = json!(5);
+    assert!(verdict("bob", &[other]).unwrap_err().contains("was published"));
+    let mut foreign = note(1);
+    foreign["id"] = json!("1-1-00000000");
+    assert!(verdict("bob", &[foreign]).unwrap_err().contains("never published"));
+}
