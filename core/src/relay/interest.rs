@@ -210,8 +210,8 @@ impl Relay {
         let vacant = self.streams[index].seats.is_empty();
         match self.streams[index].subscription {
             Subscription::Idle => self.refuse_all(index, turn),
-            // Also when nobody wants it any more: no UNSUBSCRIBE can be sent before the SUBSCRIBE is
-            // confirmed.
+            // Also when nobody wants it any more: no UNSUBSCRIBE can be sent before the SUBSCRIBE
+            // is confirmed.
             Subscription::Asked => {
                 turn.actions.push(Action::Reach("relay_subscribe_unanswered"));
                 self.refuse_all(index, turn);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use realtime_core::{
     id::{ConnectionId, DeliveryId, WorkerId},
     relay,
-    shard::{Action, Actions, Handshake, Input, Slice},
+    shard::{Action, Actions, Handshake, Identity, Input, Slice, VerifyError},
     time::{Instant, UnixMillis},
     wire::{CloseCode, Frame, Kind},
 };
@@ -70,12 +70,7 @@ impl World<'_, '_> {
             }
             ShardEvent::Refreshed(session, reference, outcome) => {
                 let (worker, conn) = self.address(session);
-                if let Ok(identity) = &outcome
-                    && self.sessions[session].user.as_deref() == Some(&*identity.user)
-                {
-                    let expires = identity.expires.map(|seconds| seconds * 1_000);
-                    self.sessions[session].expires_ms = expires;
-                }
+                self.note_expiry(session, &outcome);
                 self.shard(id, worker, Input::Refreshed { conn, reference, outcome })
             }
             ShardEvent::Congested(session) => {
@@ -86,16 +81,28 @@ impl World<'_, '_> {
                 let (worker, conn) = self.address(session);
                 self.shard(id, worker, Input::Relieved { conn })
             }
-            ShardEvent::Overflowed(session) => {
-                let (worker, conn) = self.address(session);
-                self.shard(id, worker, Input::Overflowed { conn })?;
-                if self.sessions[session].stage == Stage::Open {
-                    let what = "its outbox overflowed, and it is still open";
-                    return Err(Failure::new("peers", what));
-                }
-                Ok(())
-            }
+            ShardEvent::Overflowed(session) => self.overflowed(id, session),
             ShardEvent::Closed(session) => self.closed(session),
+        }
+    }
+
+    fn overflowed(&mut self, id: LifeId, session: usize) -> Verdict {
+        let (worker, conn) = self.address(session);
+        self.shard(id, worker, Input::Overflowed { conn })?;
+        if self.sessions[session].stage == Stage::Open {
+            let what = "its outbox overflowed, and it is still open";
+            return Err(Failure::new("peers", what));
+        }
+        Ok(())
+    }
+
+    /// A fresh token of the same user puts the end of a session off.
+    fn note_expiry(&mut self, session: usize, outcome: &Result<Identity, VerifyError>) {
+        let session = &mut self.sessions[session];
+        if let Ok(identity) = outcome
+            && session.user.as_deref() == Some(&*identity.user)
+        {
+            session.expires_ms = identity.expires.map(|seconds| seconds * 1_000);
         }
     }
 
