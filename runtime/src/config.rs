@@ -50,7 +50,7 @@ pub struct Config {
     pub ingress: bool,
     /// `RECEIPT_TIMEOUT`
     pub receipt_timeout: Duration,
-    /// `ACK_TIMEOUT`
+    /// `ACK_TIMEOUT`: without effect until acknowledgements are matched with calls.
     pub ack_timeout: Duration,
     /// `MAX_PAYLOAD_SIZE`, bytes
     pub payload_bytes_max: usize,
