@@ -42,7 +42,8 @@ pub struct ShardLimits {
     pub errors_max: u32,
     /// Joins parked at once in this shard.
     pub parked_joins_max: u32,
-    /// Requests of one connection that may wait behind a parked join of the same room.
+    /// Requests of one connection that may wait behind parked joins of the same rooms. One more
+    /// closes it.
     pub waiting_requests_max: u32,
     /// Bytes of frames joined into one write when publications of one stream queue up.
     pub coalesced_bytes_max: usize,

@@ -160,8 +160,9 @@ const RATE_GRACE: Duration = Duration::from_secs(10);
 /// a second with three joins each, and as much again.
 const PARKED_JOINS_MAX: u32 = 1 << 16;
 
-/// Requests of one connection that wait behind a join of the same room.
-const WAITING_REQUESTS_MAX: u32 = 16;
+/// Requests of one connection that wait behind joins of the same rooms. A client that waits for
+/// its answers has one.
+const WAITING_REQUESTS_MAX: u32 = 64;
 
 /// A write of this size is as cheap per byte as a larger one.
 const COALESCED_BYTES_MAX: usize = 64 << 10;

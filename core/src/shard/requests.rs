@@ -88,7 +88,9 @@ impl Shard {
         {
             let waiting = &mut self.connections[slot as usize].extra().waiting;
             if waiting.len() >= self.limits.waiting_requests_max as usize {
-                return Err(TOO_MANY_WAITING);
+                // A refusal would overtake the answers to those that wait.
+                self.close(slot, CloseCode::TooManyMessages, actions);
+                return Ok(());
             }
             waiting.push(Waiting { room: name.clone(), what, reference });
             return Ok(());
@@ -305,11 +307,6 @@ const UNAUTHORIZED_TOKEN: Mistake = Mistake {
 const TOO_MANY_ROOMS: Mistake = Mistake {
     code: ErrorCode::TooManyRooms,
     message: "the connection is in as many rooms as it may be; leave one first",
-};
-
-const TOO_MANY_WAITING: Mistake = Mistake {
-    code: ErrorCode::RateLimited,
-    message: "too many requests for rooms whose join is not answered yet",
 };
 
 const RATE_LIMITED: Mistake =

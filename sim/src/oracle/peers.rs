@@ -39,7 +39,7 @@ pub fn closed(session: &Session, code: CloseCode, moment: Moment<'_>) -> Verdict
             session.overflowed || slow.is_some_and(|slow| slow >= SLOW_TIMEOUT)
         }
         CloseCode::Policy => session.errors >= knobs.errors,
-        CloseCode::TooManyMessages => session.limited,
+        CloseCode::TooManyMessages => session.limited || session.asked.len() > WAITING_MAX,
         CloseCode::Restarting => true, // The judge of drains looks at these.
         CloseCode::ProtocolError => session.misbehaved,
         CloseCode::Normal | CloseCode::Unsupported | CloseCode::InvalidText | CloseCode::TooBig => {
@@ -76,6 +76,9 @@ pub fn open(session: &Session, moment: Moment<'_>) -> Verdict {
 pub fn pong_timeout(knobs: &Knobs) -> Duration {
     Duration::from_millis(knobs.ping_ms * 2)
 }
+
+/// Requests that may wait for the answer to one of the same room.
+pub const WAITING_MAX: usize = 8;
 
 /// How long a slow peer may stay.
 pub const SLOW_TIMEOUT: Duration = Duration::from_secs(2);

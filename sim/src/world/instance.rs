@@ -311,7 +311,7 @@ fn shard_limits(knobs: &Knobs) -> ShardLimits {
         rate_grace: Duration::from_secs(3),
         errors_max: knobs.errors,
         parked_joins_max: 10_000,
-        waiting_requests_max: 16,
+        waiting_requests_max: u32::try_from(peers::WAITING_MAX).expect("a few"),
         coalesced_bytes_max: knobs.coalesced_bytes,
     }
 }

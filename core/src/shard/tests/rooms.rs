@@ -73,7 +73,6 @@ fn requests_for_one_room_are_answered_in_order() {
     assert_eq!(bed.say(0, &leave("event:1")), [""; 0]);
     assert_eq!(bed.say(0, &join("event:1")), [""; 0]);
     assert_eq!(bed.say(0, &leave("event:1")), [""; 0]);
-    error(0, "RATE_LIMITED", &bed.say(0, &leave("event:1")));
     assert_eq!(bed.say(0, &join("event:2")), ["join 2 event:2"]);
     assert_eq!(bed.joined(1, 4), [&joined(4), "vacated event:1", LEFT, "join 3 event:1"]);
     assert_eq!(bed.joined(3, 5), [&joined(5), "vacated event:1", LEFT]);
@@ -268,4 +267,16 @@ fn a_peer_that_breaks_the_protocol_is_closed() {
     let input = Input::Misbehaved { conn: conn(0), code: CloseCode::Unsupported };
     assert_eq!(bed.step(input), [""; 0]);
     assert_eq!(bed.shard.stats().closes[5], 1);
+}
+
+#[test]
+fn more_requests_than_may_wait_for_a_join_close_the_connection() {
+    let mut bed = bed();
+    bed.open(0, 0);
+    bed.say(0, &join("event:1"));
+    for _ in 0..3 {
+        assert_eq!(bed.say(0, &leave("event:1")), [""; 0]);
+    }
+    let closed = ["close 0 TooManyMessages", "vacated event:1", "vacated all"];
+    assert_eq!(bed.say(0, &leave("event:1")), closed);
 }
