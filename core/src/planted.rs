@@ -41,6 +41,7 @@ pub const NAMES: &[&str] = &[
     "coalesce across exclusions",
     "let a leave overtake the join",
     "forget what waited for a failed join",
+    "let a failed join overtake a fan-out",
     "seat a member in the middle of a fan-out",
     "skip a member after one has left",
     "walk past the end after one has left",

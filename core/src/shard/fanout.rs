@@ -154,6 +154,7 @@ impl Shard {
                 Some(Item::Joined { request, position, recovered }) => {
                     self.seat_joined(request, position, recovered, actions);
                 }
+                Some(Item::JoinFailed { request }) => self.seat_failed(request, actions),
                 Some(Item::Resync { by_all, position, spread_ms }) => {
                     self.resync(stream, by_all, position, spread_ms, actions);
                 }
@@ -223,7 +224,7 @@ impl Item {
     fn into_publication(self) -> Option<Arc<Publication>> {
         match self {
             Self::Publication(publication) => Some(publication),
-            Self::Joined { .. } | Self::Resync { .. } => None,
+            Self::Joined { .. } | Self::JoinFailed { .. } | Self::Resync { .. } => None,
         }
     }
 }

@@ -71,8 +71,7 @@ impl Shard {
         recovered: bool,
         actions: &mut Actions,
     ) {
-        let join = self.parked.get(&request).or_else(|| self.late.get(&request));
-        let Some(stream) = join.map(|join| join.stream) else {
+        let Some(stream) = self.stream_asked(request) else {
             actions.push(Action::Reach("an answer to a join that nobody waits for"));
             return;
         };
@@ -83,6 +82,12 @@ impl Shard {
             }
             Some(_) | None => self.seat_joined(request, position, recovered, actions),
         }
+    }
+
+    /// The stream that a join is for, unless it was given up.
+    fn stream_asked(&self, request: RequestId) -> Option<u32> {
+        let join = self.parked.get(&request).or_else(|| self.late.get(&request));
+        join.map(|join| join.stream)
     }
 
     /// Carries out the answer to a join.
@@ -128,7 +133,7 @@ impl Shard {
         let (slot, stream, asked) = (join.slot, join.stream, join.asked);
         let conn = &self.connections[slot as usize];
         if conn.phase != Phase::Joining || conn.user != NONE {
-            return self.join_failed(request, actions);
+            return self.seat_failed(request, actions);
         }
         let join = self.parked.remove(&request).expect("it is overdue");
         self.late.insert(request, join);
@@ -136,11 +141,27 @@ impl Shard {
         self.answered(slot, stream, Answer { position: None, recovered }, actions);
     }
 
-    /// The relay can't answer a join: the broker is away. An anonymous connection becomes a member
-    /// nevertheless; it is sent a resync when the broker is back.
+    /// The relay can't answer a join: the broker is away. That takes its turn in the stream, too:
+    /// who becomes a member by it must not get what was published before.
     pub(super) fn join_failed(&mut self, request: RequestId, actions: &mut Actions) {
-        let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
+        let Some(stream) = self.stream_asked(request) else {
             actions.push(Action::Reach("a failed join that nobody waits for"));
+            return;
+        };
+        match self.streams.walk_of(stream) {
+            Some(delivery) if !planted!("let a failed join overtake a fan-out") => {
+                let item = Item::JoinFailed { request };
+                self.streams.walk_mut(delivery).waiting.push_back(item);
+            }
+            Some(_) | None => self.seat_failed(request, actions),
+        }
+    }
+
+    /// Carries out that a join has failed. An anonymous connection becomes a member nevertheless;
+    /// it is sent a resync when the broker is back.
+    pub(super) fn seat_failed(&mut self, request: RequestId, actions: &mut Actions) {
+        let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
+            actions.push(Action::Reach("an answer to a join that was given up in its turn"));
             return;
         };
         let conn = &self.connections[slot as usize];

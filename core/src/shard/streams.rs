@@ -65,6 +65,7 @@ pub(super) struct Walk {
 pub(super) enum Item {
     Publication(Arc<Publication>),
     Joined { request: RequestId, position: Option<Position>, recovered: bool },
+    JoinFailed { request: RequestId },
     Resync { by_all: bool, position: Option<Position>, spread_ms: u32 },
 }
 
@@ -267,6 +268,7 @@ impl Hash for Item {
             Self::Joined { request, position, recovered } => {
                 (1u8, request, position, recovered).hash(state);
             }
+            Self::JoinFailed { request } => (3u8, request).hash(state),
             Self::Resync { by_all, position, spread_ms } => {
                 (2u8, by_all, position, spread_ms).hash(state);
             }

@@ -324,3 +324,20 @@ fn joins_are_bounded_for_the_whole_shard() {
     assert_eq!(bed.say(0, &join(2)), ["join 2 event:2"]);
     assert!(bed.say(0, &join(3))[0].contains("UNAVAILABLE"));
 }
+
+#[test]
+fn a_join_that_fails_during_a_fan_out_takes_its_turn() {
+    let mut bed = bed();
+    bed.open(0, 0);
+    bed.publish("all", 1, "x");
+    bed.publish("all", 2, "y");
+    bed.arrive(1, Handshake::default());
+    assert_eq!(bed.failed(1), [""; 0]);
+    assert_eq!(bed.walk(0, 10), [0]);
+    assert_eq!(bed.delivered(0, 1), ["handed over 1 to 1", "deliver 0 y"]);
+    assert_eq!(bed.walk(0, 10), [0]);
+    let done = bed.delivered(0, 1);
+    assert_eq!(done[0], "handed over 2 to 1");
+    assert!(done[1].starts_with("accept 1") && done[1].contains(r#""all":{"id":null}"#));
+    assert_eq!(done.len(), 2);
+}
