@@ -26,8 +26,11 @@ pub fn repeated(truth: &Truth, session: &Session, stream: StreamId, at: NodeId) 
 pub fn durable(truth: &Truth, user: Option<&str>, seen: &mut Seen, node: NodeId) -> Verdict {
     let place = truth.node(node);
     let name = truth.name(place.stream);
-    // Who was let in without the broker gets what comes, and is told where it is later.
-    let Some(at) = seen.at else { return Ok(()) };
+    let Some(at) = seen.at else {
+        // Who was let in without the broker is told where it is before anything else.
+        let what = format!("{name}: {:?} came before the client knew where it is", place.position);
+        return Err(Failure::new("order", what));
+    };
     let prev = place.prev.expect("a publication has a predecessor");
     if !truth.nothing_between(at, prev, user) {
         let before = truth.node(at).position;

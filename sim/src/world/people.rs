@@ -192,9 +192,9 @@ impl World<'_, '_> {
         let pings = stalled.pings;
         match stalled.stage {
             Stage::Open => {
-                if stalled.congested.take().is_some() {
-                    let event = Event::Host(life, HostEvent::Shard(ShardEvent::Relieved(session)));
-                    self.queue(Queue::Socket(session), event);
+                if stalled.congested.is_some() {
+                    let relieved = HostEvent::Shard(ShardEvent::Relieved(session));
+                    self.pending.push_back((life, relieved));
                 }
                 if pings > 0 && !self.sessions[session].vanished {
                     let event = Event::Host(life, HostEvent::Shard(ShardEvent::Heard(session)));

@@ -79,6 +79,7 @@ impl World<'_, '_> {
             }
             ShardEvent::Relieved(session) => {
                 let (worker, conn) = self.address(session);
+                self.sessions[session].congested = None;
                 self.shard(id, worker, Input::Relieved { conn })
             }
             ShardEvent::Overflowed(session) => self.overflowed(id, session),
@@ -393,7 +394,9 @@ impl World<'_, '_> {
         let accepted = walk.accepted;
         if !is_over {
             self.live_mut(id).hosts[worker].walks.insert(delivery, walk);
-            let pause = Duration::from_micros(self.net.below(2_000));
+            // A worker that is slow to hear is slow to go on, too.
+            let longest = self.plan.knobs.to_worker_us.max(2_000);
+            let pause = Duration::from_micros(self.net.below(longest));
             self.after(
                 pause,
                 Event::Host(id, HostEvent::Shard(ShardEvent::Walk(worker, delivery))),
