@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod frames;
 mod generate;
+pub mod hearing;
 pub mod oracle;
 pub mod plan;
 pub mod random;

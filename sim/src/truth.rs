@@ -24,7 +24,9 @@ pub struct Truth {
     ids: BTreeMap<String, StreamId>,
     nodes: Vec<Node>,
     places: BTreeMap<(StreamId, u64, u64, u32), NodeId>,
-    /// By their number, which their payload says.
+    /// The newest publication of each marker.
+    newest: BTreeMap<(StreamId, u64), usize>,
+    /// By their number.
     pub publications: Vec<Publication>,
 }
 
@@ -51,7 +53,7 @@ pub struct Publication {
     /// Whose connections skip it.
     pub exclude: Option<String>,
     /// Its type.
-    pub kind: &'static str,
+    pub kind: Box<str>,
     /// Its payload.
     pub payload: String,
     /// What the broker made of it; none as long as it has not taken it.
@@ -115,14 +117,26 @@ impl Truth {
             stream: self.stream(&plan.stream),
             class: plan.class,
             exclude: plan.exclude.clone().filter(|_| plan.class != Class::Ingress),
-            kind,
+            kind: kind.into(),
             payload: format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#),
             taken: None,
             announced,
             handed: Vec::new(),
         };
+        self.add(publication, number as u64)
+    }
+
+    /// Adds a publication that is found again by what its payload says.
+    pub fn add(&mut self, publication: Publication, marker: u64) -> usize {
+        let number = self.publications.len();
+        self.newest.insert((publication.stream, marker), number);
         self.publications.push(publication);
         number
+    }
+
+    /// The newest publication of a marker.
+    pub fn newest(&self, stream: StreamId, marker: u64) -> Option<usize> {
+        self.newest.get(&(stream, marker)).copied()
     }
 
     /// Adds a place.
@@ -141,6 +155,12 @@ impl Truth {
         let offset = parts.next()?.parse().ok()?;
         let check = u32::from_str_radix(parts.next()?, 16).ok()?;
         self.places.get(&(stream, epoch, offset, check)).copied()
+    }
+
+    /// Takes an id for the beginning of an epoch that was not known, if it may name one.
+    pub fn beginning(&mut self, stream: StreamId, id: &str) -> Option<NodeId> {
+        let epoch = u64::from_str_radix(id.strip_suffix("-0-00000000")?, 16).ok()?;
+        Some(self.grow(origin(stream, Epoch(epoch))))
     }
 
     /// A place.

@@ -19,7 +19,7 @@ pub fn intact(
     let failed = |what: &str| Failure::new("payload", format!("{what}: {message:?}"));
     let published = truth.publications.get(number).ok_or_else(|| failed("never published"))?;
     let taken = published.taken.ok_or_else(|| failed("not yet published"))?;
-    if message.kind != published.kind || message.payload.get() != published.payload {
+    if message.kind != &*published.kind || message.payload.get() != published.payload {
         return Err(failed("changed on its way"));
     }
     let name = truth.name(published.stream);

@@ -23,7 +23,7 @@ use super::{
     plan::{ClientPlan, Habit, Plan, pod_name},
     seam,
 };
-use crate::random::labelled;
+use crate::{random::labelled, session::Asked};
 
 type Socket = WebSocketStream<SimStream>;
 
@@ -39,6 +39,7 @@ pub(super) struct Client {
 /// What a client has in mind for one connection.
 struct Visit {
     session: usize,
+    journal: SharedJournal,
     socket: Socket,
     /// Rooms and whether it is in them.
     rooms: Vec<(String, bool)>,
@@ -59,8 +60,9 @@ impl Client {
                 let session =
                     self.journal.borrow_mut().open(self.number, self.me().user.clone(), pod);
                 let rooms = self.me().rooms.iter().map(|room| (room.clone(), false)).collect();
-                let mut visit =
-                    Visit { session, socket, rooms, heard: Instant::now(), retry: None };
+                let journal = self.journal.clone();
+                let heard = Instant::now();
+                let mut visit = Visit { session, journal, socket, rooms, heard, retry: None };
                 let why = self.stay(&mut visit, &rng).await;
                 self.journal.borrow_mut().close(session, &why);
             }
@@ -172,7 +174,7 @@ impl Client {
                 };
                 visit.rooms[at].1 = false;
                 let room = visit.rooms[at].0.clone();
-                tell(visit, &json!({"type": "room:leave", "payload": {"room": room}})).await?;
+                ask(visit, Asked::Leave(room)).await?;
                 // Sometimes it is in a hurry; otherwise it comes back once it has left.
                 if rng.borrow_mut().below(2) == 0 {
                     return join(visit, at).await;
@@ -223,7 +225,16 @@ async fn join_missing(visit: &mut Visit) -> Result<(), String> {
 
 async fn join(visit: &mut Visit, at: usize) -> Result<(), String> {
     let room = visit.rooms[at].0.clone();
-    tell(visit, &json!({"type": "room:join", "payload": {"room": room}})).await
+    ask(visit, Asked::Join(room, None)).await
+}
+
+/// Asks for something that names a room.
+async fn ask(visit: &mut Visit, asked: Asked) -> Result<(), String> {
+    let room = asked.room().unwrap_or_default();
+    let kind = if matches!(asked, Asked::Leave(_)) { "room:leave" } else { "room:join" };
+    let mut message = json!({"type": kind, "payload": {"room": room}});
+    message["ref"] = visit.journal.borrow_mut().ask(visit.session, asked).into();
+    tell(visit, &message).await
 }
 
 async fn tell(visit: &mut Visit, message: &Value) -> Result<(), String> {

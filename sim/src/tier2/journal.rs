@@ -5,6 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 use serde_json::Value;
 
 use super::trace;
+use crate::session::Asked;
 
 /// What all of them write into.
 pub(super) type SharedJournal = Rc<RefCell<Journal>>;
@@ -25,9 +26,18 @@ pub(super) struct Session {
     pub(super) client: usize,
     pub(super) user: Option<String>,
     pub(super) pod: usize,
-    /// What came, with the time.
-    pub(super) heard: Vec<(u64, Value)>,
+    /// What was said and what came, with the time.
+    pub(super) words: Vec<(u64, Word)>,
     pub(super) closed: Option<u64>,
+}
+
+/// Something that goes over a WebSocket.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// The client asks for something, and numbers it.
+    Asked(u32, Asked),
+    /// A message.
+    Heard(String),
 }
 
 /// One publication as its publisher saw it.
@@ -61,12 +71,19 @@ pub(super) struct Probe {
     pub(super) status: Option<u16>,
 }
 
+impl Session {
+    /// Messages that came.
+    pub(super) fn heard(&self) -> usize {
+        self.words.iter().filter(|(_, word)| matches!(word, Word::Heard(_))).count()
+    }
+}
+
 impl Journal {
     /// A WebSocket is open.
     pub(super) fn open(&mut self, client: usize, user: Option<String>, pod: usize) -> usize {
         let session = self.sessions.len();
         trace::note(format_args!("\"client\":{client},\"session\":{session},\"opened\":{pod}"));
-        self.sessions.push(Session { client, user, pod, heard: Vec::new(), closed: None });
+        self.sessions.push(Session { client, user, pod, words: Vec::new(), closed: None });
         session
     }
 
@@ -77,8 +94,17 @@ impl Journal {
             self.violations.push(format!("session {session} heard no JSON: {error}: {text}"));
             Value::Null
         });
-        self.sessions[session].heard.push((trace::now_us(), message.clone()));
+        let word = Word::Heard(text.to_owned());
+        self.sessions[session].words.push((trace::now_us(), word));
         message
+    }
+
+    /// A client asks for something; gives the number of the request.
+    pub(super) fn ask(&mut self, session: usize, asked: Asked) -> u32 {
+        let words = &mut self.sessions[session].words;
+        let reference = u32::try_from(words.len()).unwrap_or(u32::MAX);
+        words.push((trace::now_us(), Word::Asked(reference, asked)));
+        reference
     }
 
     /// The WebSocket is gone.

@@ -10,14 +10,14 @@ use std::{
 use super::{
     client::Client,
     host::{self, SharedStops, Stop},
-    journal::{Journal, SharedJournal},
+    journal::{Journal, Session, SharedJournal},
     judge::judge,
     plan::{Data, Fault, Plan, client_name, pod_name},
     probe, publisher,
     redis_host::{self, Server, SharedServer},
     seam,
     trace::{self, Detail},
-    truth::Truth,
+    truth::Facts,
 };
 
 /// What came of a run.
@@ -51,9 +51,9 @@ fn carry_out(plan: &Plan) -> Outcome {
     let mut world = World::new(Rc::new(plan.clone()));
     let ended = world.run();
     let World { journal, server, .. } = world;
-    let truth = Truth::new(server.borrow().published());
+    let mut facts = Facts::new(server.borrow().published());
     let journal = journal.borrow();
-    let mut wrong = judge(plan, &journal, &truth);
+    let mut wrong = judge(plan, &journal, &mut facts);
     wrong.extend(ended.err());
     let mut trace = trace::take();
     wrong.extend(trace.errors.iter().map(|line| format!("logged: {line}")));
@@ -65,7 +65,7 @@ fn carry_out(plan: &Plan) -> Outcome {
     Outcome {
         trace: trace.text,
         hash,
-        heard: journal.sessions.iter().map(|session| session.heard.len()).sum(),
+        heard: journal.sessions.iter().map(Session::heard).sum(),
         acknowledged: journal.calls.iter().filter(|call| call.outcome.is_ok()).count(),
         wrong,
     }

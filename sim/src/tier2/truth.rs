@@ -1,106 +1,116 @@
-//! What was really published, from the simulated Redis' own log.
+//! What was really published, from the simulated Redis' own log, as the judges of both tiers know
+//! it.
 
 use std::collections::BTreeMap;
 
 use realtime_core::{
     entry::{Entry, Place},
     id::{Mid, Position},
-    wire::encode,
+    time::Instant,
 };
 use serde_json::Value;
 
 use super::redis_host::Logged;
+use crate::{
+    plan::Class,
+    truth::{Node, NodeId, Publication, StreamId, Taken, Truth, origin},
+};
 
-/// Everything that was published, in order.
+/// Everything that was published.
 #[derive(Debug, Default)]
-pub(super) struct Truth {
-    pub(super) entries: Vec<Fact>,
-    by_id: BTreeMap<(String, String), usize>,
-    by_mid: BTreeMap<(String, Mid), usize>,
+pub(super) struct Facts {
+    pub(super) truth: Truth,
+    /// Where each stream is in the end.
+    pub(super) heads: BTreeMap<StreamId, NodeId>,
+    /// Which call each publication was.
+    pub(super) markers: Vec<Option<u64>>,
+    by_mid: BTreeMap<(StreamId, u64, Mid), NodeId>,
+    /// The newest place of each number.
+    by_offset: BTreeMap<(StreamId, u64, u64), NodeId>,
 }
 
-/// One publication.
-#[derive(Debug)]
-pub(super) struct Fact {
-    pub(super) stream: String,
-    /// Which call it was.
-    pub(super) marker: Option<u64>,
-    pub(super) payload: Value,
-    pub(super) entry: Entry,
-}
-
-impl Truth {
+impl Facts {
     /// Reads the log.
     pub(super) fn new(log: &[Logged]) -> Self {
-        let mut truth = Self::default();
+        let mut facts = Self::default();
         for logged in log {
-            let Some(fact) = fact(logged) else { continue };
-            let at = truth.entries.len();
-            if let Place::Durable { position, .. } = fact.entry.place {
-                let stream = fact.stream.clone();
-                truth.by_id.insert((stream.clone(), id(position)), at);
-                truth.by_mid.insert((stream, position.mid), at);
-            }
-            truth.entries.push(fact);
+            facts.read(logged);
         }
-        truth
+        facts
     }
 
-    /// The publication with this `id`.
-    pub(super) fn by_id(&self, stream: &str, id: &str) -> Option<&Fact> {
-        self.by_id.get(&(stream.to_owned(), id.to_owned())).map(|at| &self.entries[*at])
+    fn read(&mut self, logged: &Logged) -> Option<()> {
+        let channel = std::str::from_utf8(&logged.channel).ok()?;
+        let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?;
+        let entry = Entry::decode(&logged.message).ok()?;
+        let payload = std::str::from_utf8(&entry.body.payload).ok()?.to_owned();
+        let stream = self.truth.stream(stream);
+        let number = self.truth.publications.len();
+        let (class, node, version) = match entry.place {
+            Place::Durable { position, prev } => {
+                let prev = Some(self.before(stream, position, prev));
+                let node = Node { stream, position, prev, publication: Some(number) };
+                let node = self.place(node);
+                self.heads.insert(stream, node);
+                (Class::Durable, node, 0)
+            }
+            Place::Latest { epoch, at, version, .. } => {
+                let at = self.by_offset.get(&(stream, epoch.0, at)).copied();
+                let at = at.unwrap_or_else(|| self.place(origin(stream, epoch)));
+                (Class::Latest(0), at, version)
+            }
+        };
+        let taken = Taken { node: Some(node), order: number as u64 + 1, version };
+        let marker = marker(&payload);
+        let publication = Publication {
+            stream,
+            class,
+            exclude: entry.body.exclude_user.as_deref().map(str::to_owned),
+            kind: (&*entry.body.kind).into(),
+            payload,
+            taken: Some(taken),
+            announced: Instant(0),
+            handed: Vec::new(),
+        };
+        self.markers.push(marker);
+        self.truth.add(publication, marker.unwrap_or(u64::MAX));
+        Some(())
     }
 
-    /// The publication with this mid.
-    pub(super) fn by_mid(&self, stream: &str, mid: Mid) -> Option<&Fact> {
-        self.by_mid.get(&(stream.to_owned(), mid)).map(|at| &self.entries[*at])
+    /// The place that an entry names as the one before it.
+    fn before(&mut self, stream: StreamId, position: Position, prev: Mid) -> NodeId {
+        let epoch = position.epoch;
+        let before = Position { offset: position.offset - 1, mid: prev, epoch };
+        if let Some(known) = self.by_mid.get(&(stream, epoch.0, prev)) {
+            return *known;
+        }
+        // The beginning of an epoch, or something that the log does not have.
+        self.place(Node { stream, position: before, prev: None, publication: None })
     }
 
-    /// Where the newest publication of `marker` stands among all.
-    pub(super) fn last_of(&self, stream: &str, marker: u64) -> Option<usize> {
-        self.entries.iter().rposition(|fact| fact.stream == stream && fact.marker == Some(marker))
+    fn place(&mut self, node: Node) -> NodeId {
+        let Node { stream, position, .. } = node;
+        let node = self.truth.grow(node);
+        self.by_mid.insert((stream, position.epoch.0, position.mid), node);
+        self.by_offset.insert((stream, position.epoch.0, position.offset), node);
+        node
     }
 
     /// How often a call was published.
     pub(super) fn count(&self, marker: u64) -> usize {
-        self.entries.iter().filter(|fact| fact.marker == Some(marker)).count()
-    }
-}
-
-impl Fact {
-    /// Its offset; 0 for a latest value.
-    pub(super) fn offset(&self) -> u64 {
-        match self.entry.place {
-            Place::Durable { position, .. } => position.offset,
-            Place::Latest { .. } => 0,
-        }
+        self.markers.iter().filter(|other| **other == Some(marker)).count()
     }
 
-    /// What was published before it.
-    pub(super) fn before(&self) -> Mid {
-        match self.entry.place {
-            Place::Durable { prev, .. } => prev,
-            Place::Latest { .. } => Mid(0),
-        }
+    /// Which call an id names.
+    pub(super) fn call(&self, stream: &str, id: &str) -> Option<u64> {
+        let place = self.truth.place(self.truth.find(stream)?, id)?;
+        self.markers[self.truth.node(place).publication?]
     }
-}
-
-fn fact(logged: &Logged) -> Option<Fact> {
-    let channel = std::str::from_utf8(&logged.channel).ok()?;
-    let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?.to_owned();
-    let entry = Entry::decode(&logged.message).ok()?;
-    let payload: Value = serde_json::from_slice(&entry.body.payload).ok()?;
-    Some(Fact { stream, marker: marker(&payload), payload, entry })
 }
 
 /// Which call a payload comes from.
-pub(super) fn marker(payload: &Value) -> Option<u64> {
+pub(super) fn marker(payload: &str) -> Option<u64> {
+    let payload: Value = serde_json::from_str(payload).ok()?;
     let booking = || payload["booking_id"].as_str()?.strip_prefix('b')?.parse().ok();
     payload["n"].as_u64().or_else(|| payload["position"].as_u64()).or_else(booking)
-}
-
-fn id(position: Position) -> String {
-    let mut id = Vec::new();
-    encode::id(&mut id, position);
-    String::from_utf8_lossy(&id).into_owned()
 }

@@ -59,7 +59,7 @@ impl World<'_, '_> {
             Some(user) => format!(r#""user_id":"{user}""#),
             None => format!(r#""room":"{name}""#),
         };
-        let (kind, payload) = (publication.kind, &publication.payload);
+        let (kind, payload) = (&publication.kind, &publication.payload);
         let text = format!(r#"{{"type":"{kind}",{target},"payload":{payload}}}"#);
         for link in self.broker.links() {
             let channel = Channel::Ingress(Ingress::Ticket);
@@ -100,7 +100,7 @@ impl World<'_, '_> {
             Class::Durable | Class::Ingress => String::new(),
         };
         let body = Body {
-            kind: publication.kind.into(),
+            kind: publication.kind.clone().into(),
             payload: publication.payload.clone().into(),
             exclude_user: publication.exclude.as_deref().map(Into::into),
             key: key.into(),

@@ -69,7 +69,7 @@ impl World<'_, '_> {
             return failed(&("not joined", lacking));
         }
         if self.plan.knobs.positions {
-            liveness::judge(&self.truth, &self.broker, session)?;
+            liveness::judge(&self.truth, |stream| self.broker.place(stream), session)?;
         }
         Ok(())
     }

@@ -8,11 +8,12 @@ use realtime_core::{
 };
 
 use crate::{
-    frames::{Message, Payload},
-    oracle::{Failure, Verdict, answers, audience, order},
-    plan::{Class, Step, moment},
-    session::{Asked, Seen, Session, Stage},
-    truth::{NodeId, StreamId},
+    frames::Message,
+    hearing::{Heard, Hearing, Rules},
+    oracle::{Failure, Verdict},
+    plan::{Step, moment},
+    session::{Asked, Session, Stage},
+    truth::StreamId,
 };
 
 use super::{
@@ -284,175 +285,68 @@ impl World<'_, '_> {
 
     /// A client receives a message.
     pub(super) fn receive(&mut self, session: usize, message: &Message<'_>) -> Verdict {
-        let payload = message.payload().map_err(|error| Failure::new("payload", error))?;
-        if let Some(number) = payload.n {
-            let positions = self.plan.knobs.positions;
-            let node = audience::intact(&self.truth, message, number, positions)?;
+        let client = self.sessions[session].client;
+        match self.hearing(session).hear(message)? {
             // It was held for the greeting, and is counted by nobody.
-            return self.receive_publication(session, number, node);
-        }
-        let asked = match message.reference {
-            Some(reference) => {
-                let code = payload.code.unwrap_or("");
-                let asked = &mut self.sessions[session];
-                Some(answers::answered(asked, message.kind, reference, code)?)
+            Heard::Publication(_) | Heard::Joined | Heard::Other => {}
+            Heard::Greeted => {
+                for room in self.clients[client].wants.clone() {
+                    self.ask(session, Asked::Join(room, None), "");
+                }
             }
-            None => None,
-        };
-        match message.kind {
-            "system:connected" => self.greeted(session, &payload),
-            "room:joined" => self.joined(session, &payload, asked),
-            "room:left" => self.left(session, &payload, asked.is_some()),
-            "system:resync" => self.resynced(session, &payload),
-            "system:error" => self.refused(session, &payload, asked),
-            "system:reconnect" => {
-                self.reconnects.saw(payload.after_ms.unwrap_or(0));
-                Ok(())
+            Heard::Left { room, at, was_asked } => {
+                self.clients[client].last.extend(at);
+                if !was_asked {
+                    self.clients[client].wants.remove(&room);
+                }
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// A client receives a publication, whose content has been judged.
-    pub(super) fn receive_publication(
-        &mut self,
-        session: usize,
-        number: usize,
-        node: Option<NodeId>,
-    ) -> Verdict {
-        let publication = &self.truth.publications[number];
-        audience::entitled(&self.truth, &self.sessions[session], publication)?;
-        let taken = publication.taken.expect("it was judged");
-        let (class, stream) = (publication.class, publication.stream);
-        let Session { ref user, ref mut streams, ref mut epochs, .. } = self.sessions[session];
-        let seen = streams.get_mut(&stream).expect("it was judged");
-        match (class, node) {
-            (Class::Durable, Some(node)) => {
-                order::durable(&self.truth, user.as_deref(), seen, node)?;
-                if self.sets_back { Ok(()) } else { epochs.saw(&self.truth, node) }
+            Heard::Resynced { stream, after_ms } => self.resynced(session, stream, after_ms)?,
+            Heard::Refused { code, asked: Some(Asked::Join(room, _)) } => {
+                self.refused(session, &code, room);
             }
-            (Class::Durable, None) => order::numberless(seen, taken),
-            (Class::Latest(_), _) => order::latest(&self.truth, seen, taken, self.sets_back),
-            (Class::Ingress, _) => order::best_effort(seen, taken),
-        }
-    }
-
-    fn place(&self, stream: StreamId, id: Option<&str>) -> Result<Option<NodeId>, Failure> {
-        let Some(id) = id else { return Ok(None) };
-        let node = self.truth.place(stream, id);
-        let name = self.truth.name(stream);
-        node.map(Some).ok_or_else(|| Failure::new("order", format!("{name} never was at {id}")))
-    }
-
-    fn start(&mut self, session: usize, stream: StreamId, id: Option<&str>) -> Verdict {
-        let now = self.now;
-        let node = self.place(stream, id)?;
-        if let Some(node) = node
-            && !self.sets_back
-        {
-            self.sessions[session].epochs.saw(&self.truth, node)?;
-        }
-        let seen = self.sessions[session]
-            .streams
-            .entry(stream)
-            .or_insert_with(|| Seen { joined: now, ..Seen::default() });
-        order::started(seen, node);
-        Ok(())
-    }
-
-    fn greeted(&mut self, session: usize, payload: &Payload<'_>) -> Verdict {
-        let client = self.sessions[session].client;
-        if payload.user_id != self.sessions[session].user.as_deref() {
-            return Err(Failure::new("audience", "greeted as somebody else"));
-        }
-        if let Some(user) = payload.user_id {
-            let own = self.truth.stream(&format!("user:{user}"));
-            self.start(session, own, payload.id)?;
-        }
-        let all = self.truth.stream("all");
-        self.start(session, all, payload.all.as_ref().and_then(|all| all.id))?;
-        for room in self.clients[client].wants.clone() {
-            self.ask(session, Asked::Join(room, None), "");
+            Heard::Refused { .. } => {}
+            Heard::Reconnect { after_ms } => self.reconnects.saw(after_ms),
         }
         Ok(())
     }
 
-    fn joined(&mut self, session: usize, payload: &Payload<'_>, asked: Option<Asked>) -> Verdict {
-        let room = payload.room.unwrap_or("");
-        let Some(Asked::Join(wanted, since)) = asked.filter(|asked| asked.room() == Some(room))
-        else {
-            return Err(Failure::new("answers", format!("{room} was not asked for")));
-        };
-        let stream = self.truth.stream(&wanted);
-        let node = self.place(stream, payload.id)?;
-        if payload.recovered == Some(true) {
-            let user = self.sessions[session].user.as_deref();
-            let is_true = since
-                .zip(node)
-                .is_some_and(|(since, node)| self.truth.nothing_between(since, node, user));
-            if !is_true {
-                return Err(Failure::new("missed", format!("{room} is not recovered")));
-            }
-        }
-        if let Some(node) = node
-            && self.sessions[session].streams.contains_key(&stream)
-        {
-            order::repeated(&self.truth, &self.sessions[session], stream, node)?;
-        }
-        self.start(session, stream, payload.id)
+    /// How the client of a session hears.
+    pub(super) fn hearing(&mut self, session: usize) -> Hearing<'_> {
+        let (positions, sets_back) = (self.plan.knobs.positions, self.sets_back);
+        let rules = Rules { positions, sets_back, is_complete: true, marker };
+        let session = &mut self.sessions[session];
+        Hearing { truth: &mut self.truth, session, rules, now: self.now }
     }
 
-    fn left(&mut self, session: usize, payload: &Payload<'_>, was_asked: bool) -> Verdict {
-        let room = payload.room.unwrap_or("");
-        let stream = self.truth.stream(room);
-        let client = self.sessions[session].client;
-        if let Some(seen) = self.sessions[session].streams.remove(&stream)
-            && let Some(at) = seen.at
-        {
-            self.clients[client].last.insert(stream, at);
-        }
-        if !was_asked {
-            self.clients[client].wants.remove(room);
-        }
-        Ok(())
-    }
-
-    fn resynced(&mut self, session: usize, payload: &Payload<'_>) -> Verdict {
-        let own = self.sessions[session].user.as_ref().map(|user| format!("user:{user}"));
-        let Some(name) = payload.room.map(str::to_owned).or(own) else {
-            return Err(Failure::new("audience", "a user's resync for an anonymous client"));
-        };
-        self.refetches.saw(payload.after_ms.unwrap_or(0));
-        let stream = self.truth.stream(&name);
-        if !self.sessions[session].streams.contains_key(&stream) {
-            let what = format!("a resync of {name}, of which the client is no member");
-            return Err(Failure::new("audience", what));
-        }
+    fn resynced(&mut self, session: usize, stream: StreamId, after_ms: u64) -> Verdict {
+        self.refetches.saw(after_ms);
         // A new instance has no broker at first.
         let life = self.live(self.sessions[session].life);
         let is_young = self.until(life.born + Duration::from_millis(500)) > Duration::ZERO;
         if self.is_calm && !is_young {
+            let name = self.truth.name(stream);
             return Err(Failure::new("resync", format!("{name}: nothing can have been missed")));
         }
-        self.start(session, stream, payload.id)
+        Ok(())
     }
 
-    fn refused(&mut self, session: usize, payload: &Payload<'_>, asked: Option<Asked>) -> Verdict {
+    /// A join was refused; it is tried again unless that is of no use.
+    fn refused(&mut self, session: usize, code: &str, room: String) {
         let client = self.sessions[session].client;
-        let code = payload.code.unwrap_or("");
-        match code {
-            "RATE_LIMITED" => self.sessions[session].limited = true,
-            "UNAVAILABLE" => {}
-            "INTERNAL" => return Err(Failure::new("answers", "an internal error")),
-            _ => self.sessions[session].errors += 1,
-        }
-        let Some(Asked::Join(room, _)) = asked else { return Ok(()) };
         if matches!(code, "FORBIDDEN" | "TOO_MANY_ROOMS") {
             self.clients[client].wants.remove(&room);
         } else {
             let wait = Duration::from_secs(1) + self.some(Duration::from_secs(2));
             self.after(wait, Event::Retry(session, room));
         }
-        Ok(())
     }
+}
+
+/// The number that every payload of this tier has.
+fn marker(payload: &str) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        n: u64,
+    }
+    serde_json::from_str(payload).ok().map(|Numbered { n }| n)
 }

@@ -386,7 +386,8 @@ impl World<'_, '_> {
                     let seen = self.sessions[session].streams.get(&publication.stream);
                     let joined = seen.map(|seen| seen.joined);
                     publication.hand(id, joined < Some(publication.announced));
-                    self.receive_publication(session, *number, *node)
+                    self.hearing(session)
+                        .publication(*number, *node)
                         .map_err(|error| self.whose(session, error))?;
                 }
             }
@@ -404,7 +405,7 @@ impl World<'_, '_> {
             return Ok(());
         }
         for (number, _) in &walk.carried {
-            let kind = Kind::of(self.truth.publications[*number].kind);
+            let kind = Kind::of(&self.truth.publications[*number].kind);
             let counts = &mut self.live_mut(id).hosts[worker].counts;
             counts.sent[kind.index()] += u64::from(accepted);
         }

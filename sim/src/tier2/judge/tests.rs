@@ -3,14 +3,14 @@ use std::iter::once;
 use bytes::Bytes;
 use realtime_core::{
     entry::{Body, Entry, Place},
-    id::{BootId, Epoch, Mid},
+    id::{BootId, Epoch, Mid, Position},
     time::UnixMillis,
     wire::encode,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::tier2::redis_host::Logged;
+use crate::{session::Asked, tier2::redis_host::Logged};
 
 fn place(offset: u64) -> Position {
     let mid = if offset == 0 { Mid(0) } else { Mid((7 << 32) + offset) };
@@ -24,7 +24,7 @@ fn id(offset: u64) -> String {
 }
 
 /// Three publications to a room, the second not for ann.
-fn truth() -> Truth {
+fn facts() -> Facts {
     let logged = (1..=3).map(|offset| {
         let body = Body {
             kind: "note".into(),
@@ -39,7 +39,7 @@ fn truth() -> Truth {
         let message = Entry { place, body }.encode();
         Logged { channel: Bytes::from("realtime:{event:1}"), message }
     });
-    Truth::new(&logged.collect::<Vec<_>>())
+    Facts::new(&logged.collect::<Vec<_>>())
 }
 
 fn note(offset: u64) -> Value {
@@ -48,42 +48,54 @@ fn note(offset: u64) -> Value {
 
 /// What is said of a client that joined at the start of the room and then heard `heard`.
 fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
-    let user = Some(user.to_owned());
-    let session = Session { client: 0, user, pod: 0, heard: Vec::new(), closed: None };
-    let truth = truth();
-    let mut reader = Reader { session: &session, truth: &truth, seats: BTreeMap::new() };
-    let joined = json!({"type": "room:joined", "payload": {"room": "event:1", "id": id(0)}});
-    once(&joined).chain(heard).try_for_each(|message| reader.read(message))
+    let joined = json!({
+        "type": "room:joined", "ref": 0, "payload": {"room": "event:1", "id": id(0)}
+    });
+    let asked = Word::Asked(0, Asked::Join("event:1".to_owned(), None));
+    let heard = once(&joined).chain(heard).map(|message| Word::Heard(message.to_string()));
+    let words = once(asked).chain(heard).map(|word| (0, word)).collect();
+    let session = Session { client: 0, user: Some(user.to_owned()), pod: 0, words, closed: None };
+    let rules = Rules { positions: true, sets_back: false, is_complete: false, marker };
+    let heard = Listener::new(&session).listen(&session, &mut facts(), rules);
+    heard.map_err(|error| error.to_string())
 }
 
 #[test]
 fn what_is_not_for_a_user_is_not_missed_by_that_user_alone() {
     assert_eq!(verdict("ann", &[note(1), note(3)]), Ok(()));
-    assert!(verdict("bob", &[note(1), note(3)]).unwrap_err().contains("2 of event:1 is missing"));
-    assert!(verdict("ann", &[note(1), note(2)]).unwrap_err().contains("to its sender"));
+    assert!(verdict("bob", &[note(1), note(3)]).unwrap_err().starts_with("missed: "));
+    assert!(verdict("ann", &[note(1), note(2)]).unwrap_err().contains("was to be skipped"));
 }
 
 #[test]
 fn messages_come_once_and_in_order() {
     assert_eq!(verdict("bob", &[note(1), note(2), note(3)]), Ok(()));
-    assert!(verdict("bob", &[note(1), note(1)]).unwrap_err().contains("1 of event:1 came after 1"));
-    assert!(verdict("bob", &[note(2)]).unwrap_err().contains("1 of event:1 is missing"));
+    assert!(verdict("bob", &[note(1), note(1)]).unwrap_err().starts_with("order: "));
+    assert!(verdict("bob", &[note(2)]).unwrap_err().starts_with("missed: "));
 }
 
 #[test]
 fn a_resync_explains_what_is_missing() {
-    let resync = json!({"type": "system:resync", "payload": {"room": "event:1", "id": id(2)}});
+    let resync = json!({
+        "type": "system:resync", "payload": {"room": "event:1", "id": id(2), "after_ms": 1}
+    });
     assert_eq!(verdict("bob", &[resync, note(3)]), Ok(()));
 }
 
 #[test]
 fn only_members_hear_and_only_what_was_published() {
     let left = json!({"type": "room:left", "payload": {"room": "event:1"}});
-    assert!(verdict("bob", &[left, note(1)]).unwrap_err().contains("not joined"));
+    assert!(verdict("bob", &[left, note(1)]).unwrap_err().contains("no member"));
     let mut other = note(1);
     other["payload"]["n"] = json!(5);
-    assert!(verdict("bob", &[other]).unwrap_err().contains("was published"));
+    assert!(verdict("bob", &[other]).unwrap_err().contains("changed on its way"));
     let mut foreign = note(1);
     foreign["id"] = json!("1-1-00000000");
-    assert!(verdict("bob", &[foreign]).unwrap_err().contains("never published"));
+    assert!(verdict("bob", &[foreign]).unwrap_err().starts_with("payload: "));
+}
+
+#[test]
+fn requests_are_answered_in_order_and_nobody_is_told_what_was_not_asked() {
+    let joined = json!({"type": "room:joined", "ref": 7, "payload": {"room": "event:1"}});
+    assert!(verdict("bob", &[joined]).unwrap_err().contains("nobody asked"));
 }
