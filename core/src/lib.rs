@@ -23,6 +23,7 @@ macro_rules! planted {
     };
 }
 
+pub mod cluster;
 pub mod entry;
 mod fingerprint;
 #[doc(hidden)]

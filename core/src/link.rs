@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
+    cluster::Census,
     id::{DispatchId, Position, RequestId},
     stream::StreamName,
     time::UnixMillis,
@@ -35,6 +36,8 @@ pub enum ToRelay {
         /// Connections whose socket or outbox took the frame.
         recipients: u32,
     },
+    /// The answer to `ToShard::Count`.
+    Counted(Box<Census>),
 }
 
 /// Where a client says it was in a stream: an `id`, parsed.
@@ -80,6 +83,8 @@ pub enum ToShard {
         /// Members are told to wait a random time up to this, in milliseconds.
         spread_ms: u32,
     },
+    /// Say what this worker holds.
+    Count,
 }
 
 /// One publication, encoded once for all members.

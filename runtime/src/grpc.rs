@@ -4,6 +4,7 @@ mod calls;
 mod edge;
 mod publish;
 mod request;
+mod stats;
 mod status;
 
 use std::{

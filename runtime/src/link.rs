@@ -16,15 +16,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{
     FutureExt,
     stream::{FuturesUnordered, StreamExt},
 };
 use realtime_core::{
-    id::{Mid, Position, ReadId, WorkerId},
+    id::{BootId, Mid, Position, ReadId, WorkerId},
     limits::RelayLimits,
     link::{ToRelay, ToShard},
-    relay::{Action, Input, Relay, RelayStats},
+    relay::{Action, Destination, Input, Peer, Relay, RelayStats},
     rng::Rng,
     stream::StreamName,
     time::Instant,
@@ -58,20 +59,47 @@ pub enum LinkCommand {
         stream: StreamName,
         /// When the service stops waiting.
         deadline: Instant,
-        /// Gets the number of connections of this instance that it was handed to. Dropped when
-        /// that can't be told.
-        receipt: oneshot::Sender<u32>,
+        /// Gets what was counted. Dropped when that can't be told.
+        receipt: oneshot::Sender<Receipt>,
     },
     /// The broker has published `mid`.
     Published {
         /// The publication.
         mid: Mid,
+        /// Subscribers of its channel.
+        subscribers: u32,
+        /// When the service stops waiting, in place of what `Expected` said.
+        deadline: Instant,
     },
     /// `mid` was not published, or its receipt is of no use any more.
     Unpublished {
         /// The publication.
         mid: Mid,
     },
+    /// Which other instances are alive?
+    Peers(oneshot::Sender<Vec<PeerAge>>),
+    /// The instance stops. Answered when the other instances have been told.
+    Leave(oneshot::Sender<()>),
+}
+
+/// Whom a publication was handed to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Connections, on all instances that have reported.
+    pub recipients: u32,
+    /// Instances with at least one of them.
+    pub instances: u32,
+    /// Whether every instance has reported that could have handed it to anybody.
+    pub complete: bool,
+}
+
+/// Another instance, and the age of what it said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAge {
+    /// The instance.
+    pub peer: Peer,
+    /// How old that is.
+    pub age: Duration,
 }
 
 /// How the broker is, for readiness and metrics.
@@ -88,19 +116,23 @@ pub struct LinkHealth {
     pub reconnects: u64,
     /// Streams whose subscription is confirmed.
     pub subscriptions: u64,
+    /// Beats and reports sent to other instances.
+    pub told: u64,
     /// What the relay has counted.
     pub relay: RelayStats,
 }
 
 /// Runs the relay until every sender of `commands` is gone.
 ///
-/// `workers` are the queues of the shards, in the order of their ids. `seed` is for jitter.
+/// `boot` names the instance, `workers` are the queues of the shards, in the order of their ids.
+/// `seed` is for jitter.
 ///
 /// # Panics
 /// If there are not as many workers as `limits` says.
 pub async fn run(
     broker: SharedBroker,
     limits: RelayLimits,
+    boot: BootId,
     seed: u64,
     clock: Clock,
     mut commands: mpsc::Receiver<LinkCommand>,
@@ -108,7 +140,7 @@ pub async fn run(
     health: watch::Sender<LinkHealth>,
 ) {
     assert_eq!(workers.len(), usize::from(limits.workers), "one queue for each worker");
-    let mut link = Link::new(broker, limits, seed, clock, workers, health);
+    let mut link = Link::new(broker, limits, boot, seed, clock, workers, health);
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let happened = link.wait(&mut commands, &mut batch).await;
@@ -122,6 +154,7 @@ pub async fn run(
                 let verdict = link.prober.on_sent(result, now);
                 link.judge(now, verdict);
             }
+            Happened::Told => link.told(),
             Happened::TimePassed => {}
         }
         // Before time is looked at: what has come may be what a deadline waited for, unless it was
@@ -138,8 +171,12 @@ enum Happened {
     Changed(Change),
     Read(ReadId, Option<Position>),
     ProbeSent(Result<ProbesSent, BrokerError>),
+    /// Another instance was told something.
+    Told,
     TimePassed,
 }
+
+type Tell = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 type Read = Pin<Box<dyn Future<Output = (ReadId, Option<Position>)> + Send>>;
 
@@ -153,7 +190,13 @@ struct Link {
     prober: Prober,
     outlets: Vec<Outlet>,
     /// Who waits for what the relay counts; it answers each, and bounds how many there are.
-    receipts: BTreeMap<Mid, oneshot::Sender<u32>>,
+    receipts: BTreeMap<Mid, oneshot::Sender<Receipt>>,
+    /// What goes to other instances, at most [`TELLS_MAX`].
+    tells: FuturesUnordered<Tell>,
+    /// How many there have been.
+    told: u64,
+    /// Who waits for the last of them.
+    leaving: Option<oneshot::Sender<()>>,
     /// Reads of heads on their way, at most [`READS_MAX`].
     reads: FuturesUnordered<Read>,
     /// Those that wait for their turn: at most one a stream.
@@ -170,6 +213,7 @@ impl Link {
     fn new(
         broker: SharedBroker,
         limits: RelayLimits,
+        boot: BootId,
         seed: u64,
         clock: Clock,
         workers: Vec<mpsc::Sender<ToShard>>,
@@ -179,12 +223,15 @@ impl Link {
         let now = clock.now();
         health.send_modify(|health| health.away_since = Some(now));
         Self {
-            relay: Relay::new(limits, rng.next(), now),
+            relay: Relay::new(limits, boot, rng.next(), now),
             actions: Vec::new(),
             connection: Connection::new(broker.clone(), rng.next(), now),
             prober: Prober::new(broker.clone(), rng.next()),
             outlets: workers.into_iter().map(Outlet::new).collect(),
             receipts: BTreeMap::new(),
+            tells: FuturesUnordered::new(),
+            told: 0,
+            leaving: None,
             reads: FuturesUnordered::new(),
             waiting_reads: VecDeque::new(),
             subscriptions: 0,
@@ -219,6 +266,7 @@ impl Link {
             count = commands.recv_many(batch, BATCH) => Happened::Commands(count),
             change = self.connection.change() => Happened::Changed(change),
             Some((read, head)) = self.reads.next() => Happened::Read(read, head),
+            Some(()) = self.tells.next() => Happened::Told,
             result = self.prober.sent() => Happened::ProbeSent(result),
             () = sleep_until(self.clock.tokio(wake)) => Happened::TimePassed,
         }
@@ -256,8 +304,18 @@ impl Link {
                 self.receipts.insert(mid, receipt);
                 self.feed(now, Input::Expected { mid, stream, deadline });
             }
-            LinkCommand::Published { mid } => self.feed(now, Input::Published { mid }),
+            LinkCommand::Published { mid, subscribers, deadline } => {
+                self.feed(now, Input::Published { mid, subscribers, deadline });
+            }
             LinkCommand::Unpublished { mid } => self.feed(now, Input::Unpublished { mid }),
+            LinkCommand::Leave(done) => {
+                self.leaving = Some(done);
+                self.feed(now, Input::Leaving);
+            }
+            LinkCommand::Peers(reply) => {
+                let age = |peer: Peer| PeerAge { age: now.saturating_since(peer.heard), peer };
+                reply.send(self.relay.peers(now).into_iter().map(age).collect()).ok();
+            }
         }
     }
 
@@ -356,9 +414,10 @@ impl Link {
         if self.report_due <= now {
             self.report_due = now + REPORT_INTERVAL;
             let relay = self.relay.stats();
-            let subscriptions = self.subscriptions;
+            let (subscriptions, told) = (self.subscriptions, self.told);
             self.health.send_modify(|health| {
                 health.subscriptions = subscriptions;
+                health.told = told;
                 health.relay = relay;
             });
         }
@@ -386,13 +445,39 @@ impl Link {
             Action::ReadHead { read, stream } => {
                 self.waiting_reads.push_back((read, stream));
             }
-            Action::Receipt { mid, recipients } => {
+            Action::Receipt { mid, recipients, instances, complete } => {
                 if let Some(receipt) = self.receipts.remove(&mid) {
-                    receipt.send(recipients).ok(); // Whoever asked may be gone.
+                    // Whoever asked may be gone.
+                    receipt.send(Receipt { recipients, instances, complete }).ok();
                 }
             }
+            Action::Tell { to, bytes } => self.tell(to, bytes),
             Action::Unexpected { mid } => drop(self.receipts.remove(&mid)),
             Action::Reach(situation) => tracing::trace!(situation, "reached"),
+        }
+    }
+
+    /// Tells other instances, who can do without it.
+    fn tell(&mut self, to: Destination, bytes: Bytes) {
+        if self.tells.len() >= TELLS_MAX {
+            tracing::debug!(?to, "the broker is too slow for reports");
+            return;
+        }
+        self.told += 1;
+        let broker = self.broker.clone();
+        self.tells.push(Box::pin(async move {
+            if let Err(BrokerError(reason)) = broker.tell(to, bytes).await {
+                tracing::debug!(reason, ?to, "an instance can't be told");
+            }
+        }));
+    }
+
+    /// Another instance was told something.
+    fn told(&mut self) {
+        if self.tells.is_empty()
+            && let Some(leaving) = self.leaving.take()
+        {
+            leaving.send(()).ok(); // Whoever asked may have given up.
         }
     }
 
@@ -418,6 +503,9 @@ const BATCH: usize = 256;
 
 /// Reads of heads at once: about 2 ms of Redis' time.
 const READS_MAX: usize = 256;
+
+/// Reports and beats on their way: with one a millisecond, a quarter of a second's.
+const TELLS_MAX: usize = 256;
 
 /// Time between reports of what was counted.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

@@ -84,8 +84,8 @@ pub const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// Kinds of channels that this service publishes to.
-const PUBLISHED_CHANNELS: [&str; 3] = ["user", "room", "control"];
+/// Kinds of streams that this service publishes to.
+const PUBLISHED_CHANNELS: [&str; 2] = ["user", "room"];
 
 impl Counters {
     /// A publish was carried out and reached `recipients` connections.

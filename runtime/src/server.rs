@@ -129,6 +129,7 @@ pub fn abort_on_panic() {
 struct Instance {
     config: Arc<Config>,
     phase: watch::Sender<Phase>,
+    link: mpsc::Sender<LinkCommand>,
     workers: Vec<mpsc::Sender<WorkerCommand>>,
     drained: mpsc::Receiver<WorkerId>,
     parts: FuturesUnordered<Part>,
@@ -151,6 +152,7 @@ impl Instance {
         let mut instance = Self {
             config: config.clone(),
             phase,
+            link: link.clone(),
             workers: Vec::new(),
             drained: drains,
             parts: FuturesUnordered::new(),
@@ -158,7 +160,15 @@ impl Instance {
         let verifier = Arc::new(Verifier::new(&config.keys)?);
         let broker = broker::<N>(&config, clock, boot);
         let (health, mut healths) = watch::channel(LinkHealth::default());
-        instance.start_relay(spawn, broker.clone(), clock, link_commands, to_shards, health)?;
+        instance.start_relay(
+            spawn,
+            broker.clone(),
+            boot,
+            clock,
+            link_commands,
+            to_shards,
+            health,
+        )?;
         // Clients who came first would only be told to come again. Without Redis they are.
         drop(timeout(BROKER_WAIT, healths.wait_for(|health| health.reachable)).await);
         let common = Common {
@@ -191,6 +201,7 @@ impl Instance {
         &mut self,
         spawn: Spawn,
         broker: SharedBroker,
+        boot: BootId,
         clock: Clock,
         commands: mpsc::Receiver<LinkCommand>,
         to_shards: Vec<mpsc::Sender<ToShard>>,
@@ -199,7 +210,7 @@ impl Instance {
         let limits = relay_limits(&self.config);
         let seed = entropy::random();
         let part = launch(spawn, "relay".into(), move || async move {
-            link::run(broker, limits, seed, clock, commands, to_shards, health).await;
+            link::run(broker, limits, boot, seed, clock, commands, to_shards, health).await;
             Ok(())
         })?;
         self.parts.push(part);
@@ -303,6 +314,7 @@ impl Instance {
         if timeout(self.config.drain_timeout, closes).await.is_err() {
             tracing::warn!("connections are left after the drain timeout");
         }
+        self.leave().await;
         self.phase.send_replace(Phase::Stopping);
         let ends = async {
             while let Some((part, result)) = self.parts.next().await {
@@ -318,6 +330,17 @@ impl Instance {
             tracing::warn!("calls are left after the stop timeout");
             Ok(())
         })
+    }
+
+    /// Tells the other instances, who find out by themselves if it takes too long.
+    async fn leave(&self) {
+        let (done, left) = oneshot::channel();
+        let leaving = async {
+            if self.link.send(LinkCommand::Leave(done)).await.is_ok() {
+                drop(left.await);
+            }
+        };
+        drop(timeout(LEAVE_TIMEOUT, leaving).await);
     }
 }
 
@@ -486,3 +509,6 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long calls in flight may take to finish: the service bounds them itself, more tightly.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a goodbye to the other instances may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(250);

@@ -61,15 +61,9 @@ pub struct Publication {
     /// When a service published it.
     pub announced: Instant,
     /// Connections that its frame was handed to.
-    pub handed: Vec<Handed>,
-}
-
-/// How many connections of one life of an instance a frame was handed to.
-#[derive(Clone, Copy, Debug)]
-pub struct Handed {
-    life: (usize, u32),
-    all: u32,
-    members: u32,
+    pub all: u32,
+    /// Those of them that were members before it was published.
+    pub members: u32,
 }
 
 /// What the broker made of a publication.
@@ -121,7 +115,8 @@ impl Truth {
             payload: format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#),
             taken: None,
             announced,
-            handed: Vec::new(),
+            all: 0,
+            members: 0,
         };
         self.add(publication, number as u64)
     }
@@ -190,22 +185,17 @@ impl Publication {
         user.is_some() && self.exclude.as_deref() == user
     }
 
-    /// Notes that its frame was handed to a connection of an instance, which was a member before
-    /// the publication was or not.
-    pub fn hand(&mut self, life: (usize, u32), was_member: bool) {
-        let at = self.handed.iter().position(|handed| handed.life == life).unwrap_or_else(|| {
-            self.handed.push(Handed { life, all: 0, members: 0 });
-            self.handed.len() - 1
-        });
-        self.handed[at].all += 1;
-        self.handed[at].members += u32::from(was_member);
+    /// Notes that its frame was handed to a connection, which was a member before the publication
+    /// was or not.
+    pub fn hand(&mut self, was_member: bool) {
+        self.all += 1;
+        self.members += u32::from(was_member);
     }
 
-    /// To how many connections of an instance its frame was handed: all, and those that were
-    /// members before the publication was.
-    pub fn handed(&self, life: (usize, u32)) -> (u32, u32) {
-        let handed = self.handed.iter().find(|handed| handed.life == life);
-        handed.map_or((0, 0), |handed| (handed.all, handed.members))
+    /// To how many connections its frame was handed: all, and those that were members before the
+    /// publication was.
+    pub fn handed(&self) -> (u32, u32) {
+        (self.all, self.members)
     }
 }
 

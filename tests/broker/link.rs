@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use realtime_core::{
-    id::{DispatchId, Mid, Position, RequestId, WorkerId},
+    id::{BootId, DispatchId, Mid, Position, RequestId, WorkerId},
     limits::RelayLimits,
     link::{Publication, Since, ToRelay, ToShard},
 };
 use realtime_runtime::{
     broker::SharedBroker,
     clock::Clock,
-    link::{self, LinkCommand, LinkHealth},
+    link::{self, LinkCommand, LinkHealth, Receipt},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -18,6 +18,9 @@ use crate::{
     common::*,
     redis_server::{DEADLINE, RedisServer},
 };
+
+/// The instance that publishes.
+const ORIGIN: BootId = BootId(7);
 
 /// A relay with two workers, which are the test.
 struct Instance {
@@ -29,7 +32,7 @@ struct Instance {
 }
 
 impl Instance {
-    fn start(broker: SharedBroker) -> Self {
+    fn start(boot: BootId, broker: SharedBroker) -> Self {
         let limits = RelayLimits {
             workers: 2,
             positions: true,
@@ -47,12 +50,17 @@ impl Instance {
         // Queues of one, so that what does not fit is a matter of course.
         let (senders, workers) = (0..2).map(|_| mpsc::channel(1)).unzip();
         let (sender, health) = watch::channel(LinkHealth::default());
-        let task = tokio::spawn(link::run(broker, limits, 7, clock, receiver, senders, sender));
+        let running = link::run(broker, limits, boot, 7, clock, receiver, senders, sender);
+        let task = tokio::spawn(running);
         Self { clock, commands, workers, health, task }
     }
 
     async fn reachable(broker: SharedBroker) -> Self {
-        let mut instance = Self::start(broker);
+        Self::reachable_as(ORIGIN, broker).await
+    }
+
+    async fn reachable_as(boot: BootId, broker: SharedBroker) -> Self {
+        let mut instance = Self::start(boot, broker);
         instance.health(|health| health.reachable).await;
         instance
     }
@@ -71,9 +79,15 @@ impl Instance {
         self.tell(worker, ToRelay::Join { request, stream: stream(name), since }).await;
     }
 
+    /// Hears what comes next, beats apart.
     async fn hear(&mut self, worker: usize) -> ToShard {
-        let message = tokio::time::timeout(DEADLINE, self.workers[worker].recv()).await;
-        message.expect("the worker hears nothing").unwrap()
+        loop {
+            let message = tokio::time::timeout(DEADLINE, self.workers[worker].recv()).await;
+            let message = message.expect("the worker hears nothing").unwrap();
+            if message != ToShard::Count {
+                return message;
+            }
+        }
     }
 
     /// Hears that `request` is seated at `position`.
@@ -98,19 +112,21 @@ impl Instance {
     }
 
     /// Publishes as the service does, with a receipt.
-    async fn publish(&self, broker: &SharedBroker, mid: u64) -> oneshot::Receiver<u32> {
+    async fn publish(&self, broker: &SharedBroker, mid: u64) -> oneshot::Receiver<Receipt> {
         let (receipt, receiver) = oneshot::channel();
         let deadline = self.clock.now() + DEADLINE;
         let (mid, stream) = (Mid(mid), stream("event:1"));
         let expected = LinkCommand::Expected { mid, stream, deadline, receipt };
         self.commands.send(expected).await.unwrap();
-        broker.publish(publish("event:1", mid.0)).await.unwrap();
-        self.commands.send(LinkCommand::Published { mid }).await.unwrap();
+        let published = broker.publish(publish("event:1", mid.0)).await.unwrap();
+        let subscribers = published.subscribers;
+        let published = LinkCommand::Published { mid, subscribers, deadline };
+        self.commands.send(published).await.unwrap();
         receiver
     }
 }
 
-async fn counted(receipt: oneshot::Receiver<u32>) -> u32 {
+async fn counted(receipt: oneshot::Receiver<Receipt>) -> Receipt {
     tokio::time::timeout(DEADLINE, receipt).await.expect("no receipt").unwrap()
 }
 
@@ -119,7 +135,7 @@ async fn a_join_is_answered_and_what_is_published_then_follows_on_every_instance
     on_both(retention(), async |broker| {
         broker.publish(publish("event:1", 1)).await.unwrap();
         let mut first = Instance::reachable(broker.clone()).await;
-        let mut second = Instance::reachable(broker.clone()).await;
+        let mut second = Instance::reachable_as(BootId(8), broker.clone()).await;
         first.join(0, 10, "event:1", None).await;
         first.join(1, 11, "event:1", None).await;
         second.join(0, 12, "event:1", None).await;
@@ -136,7 +152,8 @@ async fn a_join_is_answered_and_what_is_published_then_follows_on_every_instance
                 assert_eq!(publication.position, Some(position(mid, mid)));
                 assert_eq!(publication.stream, stream("event:1"));
             }
-            assert_eq!(counted(receipt).await, 6);
+            let all = Receipt { recipients: 9, instances: 2, complete: true };
+            assert_eq!(counted(receipt).await, all);
         }
     })
     .await;
@@ -147,7 +164,7 @@ async fn a_publication_without_members_here_is_reported_as_such() {
     on_both(retention(), async |broker| {
         let instance = Instance::reachable(broker.clone()).await;
         let receipt = instance.publish(&broker, 1).await;
-        assert_eq!(counted(receipt).await, 0);
+        assert_eq!(counted(receipt).await, Receipt { complete: true, ..Receipt::default() });
     })
     .await;
 }
@@ -186,7 +203,7 @@ async fn the_link_ends_when_nobody_can_tell_it_anything() {
 async fn a_redis_that_comes_later_is_found_and_members_are_told() {
     let mut server = RedisServer::later();
     let broker = redis_broker(config(server.port), retention());
-    let mut instance = Instance::start(broker);
+    let mut instance = Instance::start(ORIGIN, broker);
     let away = instance.health(|health| health.away_since.is_some()).await;
     assert!(!away.reachable && !away.ever_reachable);
     instance.join(0, 1, "all", None).await;

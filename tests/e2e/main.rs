@@ -25,5 +25,6 @@ mod limits;
 mod messages;
 mod metrics;
 mod outage;
+mod receipts;
 mod rooms;
 mod tokens;

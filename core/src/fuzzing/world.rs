@@ -509,6 +509,7 @@ impl World {
                 let expected = recipients == 0 || self.accepted == Some(recipients);
                 assert!(expected, "{recipients} reported, {:?} accepted", self.accepted);
             }
+            ToRelay::Counted(_) => panic!("nobody asked"),
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    id::{Generation, Mid, Position, ReadId, WorkerId},
+    id::{BootId, Generation, Mid, Position, ReadId, WorkerId},
     link::{ToRelay, ToShard},
     stream::StreamName,
     time::Instant,
@@ -72,16 +72,22 @@ pub enum Input {
         /// When the service stops waiting.
         deadline: Instant,
     },
-    /// The broker has published it: if the stream has no members here, nothing need be waited for.
+    /// The broker has published it.
     Published {
         /// The publication.
         mid: Mid,
+        /// Subscribers of its channel at that moment: so many instances hear it.
+        subscribers: u32,
+        /// When the service stops waiting, in place of what `Expected` said.
+        deadline: Instant,
     },
     /// It was not published, or nobody waits for it any more.
     Unpublished {
         /// The publication.
         mid: Mid,
     },
+    /// The instance is about to stop: this is its last beat.
+    Leaving,
     /// The deadline that `next_deadline` named has passed.
     TimedOut,
 }
@@ -93,6 +99,19 @@ pub enum Channel {
     Stream(StreamName),
     /// One of the channels that services publish to directly.
     Ingress(Ingress),
+    /// The channel that all instances read.
+    Control,
+    /// The channel of this instance's own receipts.
+    Receipts,
+}
+
+/// Whom the relay tells something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Every instance: the channel that all of them read.
+    Everyone,
+    /// One instance: the channel of its receipts.
+    Instance(BootId),
 }
 
 /// The channels that services publish to directly.
@@ -150,13 +169,24 @@ pub enum Action {
         /// The stream.
         stream: StreamName,
     },
-    /// All shards have reported, or no more can be learned: answer whoever waits for `mid`. Each
+    /// All have reported, or no more can be learned: answer whoever waits for `mid`. Each
     /// `Expected` gets one of these or `Unexpected`, at its deadline at the latest.
     Receipt {
         /// The publication.
         mid: Mid,
-        /// Connections of this instance that it was handed to.
+        /// Connections that it was handed to, on all instances that have reported.
         recipients: u32,
+        /// Instances with at least one of them.
+        instances: u32,
+        /// Whether all instances have reported that could have handed it to anybody.
+        complete: bool,
+    },
+    /// Publish `bytes` on the channel of `to`. May be lost.
+    Tell {
+        /// Whom.
+        to: Destination,
+        /// A beat or a report of `crate::cluster`.
+        bytes: Bytes,
     },
     /// Too much is waited for already: there will be no `Receipt` for `mid`.
     Unexpected {

@@ -124,6 +124,8 @@ impl Relay {
         self.link_down(turn);
         self.newest = Some(generation);
         self.link = Some(generation);
+        self.outlet.receipts.connect();
+        self.pulse.start(turn.now);
         for index in self.streams.indices() {
             if !planted!("skip resubscribe after reconnect") {
                 self.enqueue(index);
@@ -137,7 +139,8 @@ impl Relay {
         if self.link.take().is_none() {
             return;
         }
-        self.outlet.receipts.disconnect(turn.actions);
+        self.outlet.receipts.disconnect(turn);
+        self.pulse.stop();
         for index in self.streams.indices() {
             if self.streams[index].seats.is_empty() {
                 self.forget(index);

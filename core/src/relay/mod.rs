@@ -2,13 +2,14 @@
 //!
 //! A relay keeps a record of each stream that some worker wants: `interest` brings it from unknown
 //! to subscribed and back, `order` from subscribed to live and keeps its order, `outlet` sends what
-//! comes of it to the workers and bounds what is on its way to them, `receipts` counts for the
-//! publishers of this instance whom their publications reached.
+//! comes of it to the workers and bounds what is on its way to them, `receipts` counts whom
+//! publications reached, here and on other instances, of which `peers` knows.
 
 mod input;
 mod interest;
 mod order;
 mod outlet;
+mod peers;
 mod receipts;
 mod stats;
 mod stream;
@@ -18,12 +19,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use input::{Action, Channel, Ingress, Input, RunId};
+pub use input::{Action, Channel, Destination, Ingress, Input, RunId};
+pub use peers::Peer;
 pub use stats::RelayStats;
 
 use crate::{
+    cluster::Report,
     fingerprint,
-    id::{Generation, Mid, ReadId, WorkerId},
+    id::{BootId, Generation, ReadId, WorkerId},
     limits::RelayLimits,
     link::ToRelay,
     rng::Rng,
@@ -32,6 +35,7 @@ use crate::{
 };
 
 use outlet::{Forward, Outlet};
+use peers::Pulse;
 use stream::Class;
 use streams::{StreamIndex, Streams};
 
@@ -39,6 +43,7 @@ use streams::{StreamIndex, Streams};
 #[derive(Debug)]
 pub struct Relay {
     limits: RelayLimits,
+    boot: BootId,
     /// Jitters retries.
     rng: Rng,
     /// The present subscription connection.
@@ -58,6 +63,7 @@ pub struct Relay {
     /// The timers of all streams.
     timers: BTreeSet<(Instant, StreamIndex)>,
     outlet: Outlet,
+    pulse: Pulse,
 }
 
 /// What is handed down while one input is handled.
@@ -67,13 +73,15 @@ struct Turn<'a> {
 }
 
 impl Relay {
-    /// A relay without a broker connection and without interest. The seed decides jitter, and
-    /// guards the table of names against chosen ones.
-    pub fn new(limits: RelayLimits, seed: u64, _now: Instant) -> Self {
+    /// The relay of the instance `boot`, without a broker connection and without interest. The
+    /// seed decides jitter, and guards the table of names against chosen ones.
+    pub fn new(limits: RelayLimits, boot: BootId, seed: u64, now: Instant) -> Self {
         let mut rng = Rng::new(seed);
         Self {
-            outlet: Outlet::new(&limits),
+            outlet: Outlet::new(&limits, boot),
+            pulse: Pulse::new(limits.workers, now),
             limits,
+            boot,
             link: None,
             newest: None,
             streams: Streams::new(rng.next()),
@@ -110,6 +118,18 @@ impl Relay {
                     self.ingress(ingress, &bytes, turn);
                 }
             }
+            Input::Received { generation, channel: Channel::Control, bytes } => {
+                if self.link == Some(generation) {
+                    self.outlet.stats.received_control += 1;
+                    self.beat_heard(&bytes, turn);
+                }
+            }
+            Input::Received { generation, channel: Channel::Receipts, bytes } => {
+                if self.link == Some(generation) {
+                    self.outlet.stats.received_control += 1;
+                    self.report_heard(&bytes, turn);
+                }
+            }
             Input::HeadRead { read, head } => self.head_read(read, head, turn),
             Input::Expected { mid, stream, deadline } => {
                 let max = self.limits.expected_max;
@@ -118,14 +138,25 @@ impl Relay {
                     turn.actions.push(Action::Unexpected { mid });
                 }
             }
-            Input::Published { mid } => self.published(mid, turn),
-            Input::Unpublished { mid } => self.outlet.receipts.missed(mid, turn.actions),
+            Input::Published { mid, subscribers, deadline } => {
+                let stream = self.outlet.receipts.stream_of(mid);
+                let index = stream.and_then(|stream| self.streams.find(stream));
+                let comes = index.is_some_and(|index| !self.streams[index].seats.is_empty());
+                self.outlet.receipts.published(mid, subscribers, deadline, comes, turn);
+            }
+            Input::Unpublished { mid } => self.outlet.receipts.unpublished(mid, turn),
+            Input::Leaving => self.leave(turn),
             Input::TimedOut => self.timed_out(turn),
         }
     }
 
     /// When to come back with `Input::TimedOut`; none when nothing is pending.
     pub fn next_deadline(&self) -> Option<Instant> {
+        self.next_due().into_iter().chain(self.pulse.next_deadline()).min()
+    }
+
+    /// The same, beats apart.
+    fn next_due(&self) -> Option<Instant> {
         let stream = self.timers.first().map(|&(at, _)| at);
         stream.into_iter().chain(self.outlet.receipts.next_deadline()).min()
     }
@@ -140,7 +171,7 @@ impl Relay {
         // Summed up, so that it does not matter which streams came first.
         let streams = self.streams.iter().map(fingerprint::of).fold(0, u64::wrapping_add);
         fingerprint::of(&(
-            (self.link, self.newest, self.next_read, self.asked, self.waiting),
+            (self.link, self.newest, self.next_read, self.asked, self.waiting, &self.pulse),
             (streams, self.rng.clone().next(), self.outlet.fingerprint()),
         ))
     }
@@ -153,10 +184,11 @@ impl Relay {
             }
             ToRelay::Vacated { stream } => self.vacated(worker, &stream, turn),
             ToRelay::HandedOver { dispatch, recipients } => {
-                if self.outlet.handed_over(worker, dispatch, recipients, turn.actions) {
+                if self.outlet.handed_over(worker, dispatch, recipients, turn) {
                     self.relieve(worker, turn);
                 }
             }
+            ToRelay::Counted(census) => self.counted(worker, *census),
         }
     }
 
@@ -168,22 +200,21 @@ impl Relay {
             return;
         };
         let Some(index) = self.streams.find(&name) else { return };
-        let forward = Forward { body: &body, position: None, mid: None };
-        self.outlet.forward(&mut self.streams[index], index, forward, turn.actions);
+        let forward = Forward { body: &body, position: None, source: None };
+        self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 
-    /// The broker has published `mid`: if nobody here can get it any more, that is the answer.
-    fn published(&mut self, mid: Mid, turn: &mut Turn<'_>) {
-        let Some(name) = self.outlet.receipts.outstanding(mid) else { return };
-        let index = self.streams.find(name);
-        let wanted = index.is_some_and(|index| !self.streams[index].seats.is_empty());
-        if self.link.is_none() || !wanted {
-            self.outlet.receipts.missed(mid, turn.actions);
+    /// Another instance has counted for this one.
+    fn report_heard(&mut self, bytes: &[u8], turn: &mut Turn<'_>) {
+        match Report::decode(bytes) {
+            Some(report) => self.outlet.receipts.reported(&report, turn),
+            None => self.outlet.stats.control_invalid += 1,
         }
     }
 
     fn timed_out(&mut self, turn: &mut Turn<'_>) {
-        self.outlet.receipts.expire(turn.now, turn.actions);
+        self.outlet.receipts.expire(turn);
+        self.pulse(turn);
         let due = (turn.now, StreamIndex(u32::MAX));
         let due: Vec<_> = self.timers.range(..=due).copied().collect();
         for (at, index) in due {

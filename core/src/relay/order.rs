@@ -18,7 +18,8 @@ use crate::{
 use super::{
     Action, Relay, Turn,
     outlet::Forward,
-    stream::{Head, Resumption, Verdict, durable, follows, mid},
+    receipts::Source,
+    stream::{Head, Resumption, Verdict, durable, follows},
     streams::StreamIndex,
 };
 
@@ -38,12 +39,15 @@ impl Relay {
             StreamKind::User(_) => self.outlet.stats.received_user += 1,
             StreamKind::All | StreamKind::Room(_) => self.outlet.stats.received_room += 1,
         }
-        let Some(index) = self.streams.find(name) else { return };
-        let Ok(entry) = Entry::decode(bytes) else {
-            return self.unreadable(index, turn);
+        let entry = Entry::decode(bytes);
+        let (index, entry) = match (self.streams.find(name), entry) {
+            (Some(index), Ok(entry)) => (index, entry),
+            (Some(index), Err(_)) => return self.unreadable(index, turn),
+            (None, Ok(entry)) => return self.outlet.receipts.missed(Source::of(&entry), turn),
+            (None, Err(_)) => return,
         };
         match self.streams[index].head {
-            Head::Unknown => self.outlet.receipts.missed(mid(&entry), turn.actions),
+            Head::Unknown => self.outlet.receipts.missed(Source::of(&entry), turn),
             Head::Reading => self.hold(index, entry, bytes.len(), turn),
             Head::Live if self.limits.positions => self.accept(index, entry, bytes.len(), turn),
             Head::Live => self.forward(index, &entry, None, turn),
@@ -77,11 +81,11 @@ impl Relay {
             }
             Verdict::Duplicate => {
                 self.outlet.stats.duplicates += 1;
-                self.outlet.receipts.missed(mid(&entry), turn.actions);
+                self.outlet.receipts.missed(Source::of(&entry), turn);
             }
             Verdict::Suspect if stream.seats.is_empty() => {
                 self.lose_head(index, turn);
-                self.outlet.receipts.missed(mid(&entry), turn.actions);
+                self.outlet.receipts.missed(Source::of(&entry), turn);
             }
             Verdict::Suspect => {
                 turn.actions.push(Action::Reach("relay_order_suspect"));
@@ -233,14 +237,14 @@ impl Relay {
                     stream.advance(position);
                     self.forward(index, entry, Some(position), turn);
                 } else {
-                    self.outlet.receipts.missed(mid(entry), turn.actions);
+                    self.outlet.receipts.missed(Source::of(entry), turn);
                 }
             }
             Place::Latest { epoch, .. } => {
                 if may_follow || stream.last.is_some_and(|last| last.epoch == epoch) {
                     self.forward_latest(index, entry, turn);
                 } else {
-                    self.outlet.receipts.missed(mid(entry), turn.actions);
+                    self.outlet.receipts.missed(Source::of(entry), turn);
                 }
             }
         }
@@ -251,7 +255,7 @@ impl Relay {
         if is_outdated && !planted!("let an old latest value follow a newer message") {
             // It was on its way while the head was read. An old value must not follow a newer
             // durable message.
-            self.outlet.receipts.missed(mid(entry), turn.actions);
+            self.outlet.receipts.missed(Source::of(entry), turn);
         } else {
             self.forward(index, entry, None, turn);
         }
@@ -264,8 +268,8 @@ impl Relay {
         position: Option<Position>,
         turn: &mut Turn<'_>,
     ) {
-        let forward = Forward { body: &entry.body, position, mid: Some(mid(entry)) };
-        self.outlet.forward(&mut self.streams[index], index, forward, turn.actions);
+        let forward = Forward { body: &entry.body, position, source: Some(Source::of(entry)) };
+        self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 
     /// A worker has reported; it may go on with streams in which it was behind.
@@ -332,7 +336,7 @@ impl Relay {
     /// Answers those who wait for entries that are not forwarded.
     fn miss(&mut self, held: &[Entry], turn: &mut Turn<'_>) {
         for entry in held {
-            self.outlet.receipts.missed(mid(entry), turn.actions);
+            self.outlet.receipts.missed(Source::of(entry), turn);
         }
     }
 }

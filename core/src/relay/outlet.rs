@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     entry::Body,
-    id::{DispatchId, Mid, Position, WorkerId},
+    id::{BootId, DispatchId, Position, WorkerId},
     limits::RelayLimits,
     link::{Publication, ToShard},
     stream::{StreamKind, StreamName},
@@ -16,7 +16,10 @@ use crate::{
 };
 
 use super::{
-    Action, RelayStats, fingerprint, receipts::Receipts, stream::Stream, streams::StreamIndex,
+    Action, RelayStats, Turn, fingerprint,
+    receipts::{Receipts, Source},
+    stream::Stream,
+    streams::StreamIndex,
 };
 
 /// The way out to the workers.
@@ -47,7 +50,7 @@ pub(super) struct Forward<'a> {
     /// Its place; none for latest and best-effort messages.
     pub(super) position: Option<Position>,
     /// None for messages of ingress channels, which nobody can wait for.
-    pub(super) mid: Option<Mid>,
+    pub(super) source: Option<Source>,
 }
 
 /// How much of a worker's queue a publication may find full and still go in, so that a flood of
@@ -64,8 +67,8 @@ enum Share {
 }
 
 impl Share {
-    fn of(name: &StreamName, mid: Option<Mid>) -> Self {
-        match (name.kind(), mid) {
+    fn of(name: &StreamName, source: Option<Source>) -> Self {
+        match (name.kind(), source) {
             (_, None) => Self::Half,
             (StreamKind::User(_), Some(_)) => Self::Extra,
             (StreamKind::All | StreamKind::Room(_), Some(_)) => Self::Whole,
@@ -82,14 +85,14 @@ impl Share {
 }
 
 impl Outlet {
-    pub(super) fn new(limits: &RelayLimits) -> Self {
+    pub(super) fn new(limits: &RelayLimits, boot: BootId) -> Self {
         Self {
             in_flight_max: limits.in_flight_max as usize,
             in_flight_bytes_max: limits.in_flight_bytes_max,
             workers: (0..limits.workers).map(|_| Worker::default()).collect(),
             behind: BTreeSet::new(),
             next_dispatch: 0,
-            receipts: Receipts::default(),
+            receipts: Receipts::new(boot),
             stats: RelayStats::default(),
         }
     }
@@ -100,10 +103,10 @@ impl Outlet {
         stream: &mut Stream,
         index: StreamIndex,
         forward: Forward<'_>,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
         let dispatch = DispatchId(self.next_dispatch);
-        let share = Share::of(&stream.name, forward.mid);
+        let share = Share::of(&stream.name, forward.source);
         let mut publication = None;
         let mut reached = 0;
         for seat in &mut stream.seats {
@@ -116,16 +119,17 @@ impl Outlet {
             if self.admit(seat.worker, share, dispatch, publication.frame.0.len()) {
                 let message = ToShard::Publication(Arc::clone(publication));
                 if reached > 0 && planted!("deliver twice to a user's other worker") {
-                    actions.push(Action::ToShard { worker: seat.worker, message: message.clone() });
+                    turn.actions
+                        .push(Action::ToShard { worker: seat.worker, message: message.clone() });
                 }
-                actions.push(Action::ToShard { worker: seat.worker, message });
+                turn.actions.push(Action::ToShard { worker: seat.worker, message });
                 reached += 1;
                 continue;
             }
             self.stats.queue_full += 1;
-            actions.push(Action::Reach("relay_worker_full"));
+            turn.actions.push(Action::Reach("relay_worker_full"));
             // A best-effort message may be lost without a word; what has a position may not.
-            if forward.mid.is_some() && !planted!("drop on a full hand-off without a mark") {
+            if forward.source.is_some() && !planted!("drop on a full hand-off without a mark") {
                 seat.behind = true;
                 self.behind.insert((seat.worker, index));
             }
@@ -133,8 +137,8 @@ impl Outlet {
         if reached > 0 {
             self.next_dispatch += 1;
         }
-        if let Some(mid) = forward.mid {
-            self.receipts.dispatched(mid, dispatch, reached, actions);
+        if let Some(source) = forward.source {
+            self.receipts.dispatched(source, dispatch, reached, turn);
         }
     }
 
@@ -144,12 +148,12 @@ impl Outlet {
         worker: WorkerId,
         dispatch: DispatchId,
         recipients: u32,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) -> bool {
         let queue = &mut self.workers[usize::from(worker.0)];
         let Some(bytes) = queue.in_flight.remove(&dispatch) else { return false };
         queue.bytes -= bytes;
-        self.receipts.handed_over(dispatch, recipients, actions);
+        self.receipts.handed_over(dispatch, recipients, turn);
         true
     }
 
@@ -224,7 +228,7 @@ impl Outlet {
 fn publication_of(
     dispatch: DispatchId,
     stream: &StreamName,
-    Forward { body, position, mid }: Forward<'_>,
+    Forward { body, position, source }: Forward<'_>,
 ) -> Arc<Publication> {
     Arc::new(Publication {
         dispatch,
@@ -233,6 +237,6 @@ fn publication_of(
         kind: Arc::clone(&body.kind),
         exclude_user: body.exclude_user.clone(),
         position,
-        published: mid.map(|_| body.published),
+        published: source.map(|_| body.published),
     })
 }

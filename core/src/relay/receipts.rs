@@ -1,21 +1,49 @@
-//! How many connections of this instance its own publications were handed to.
+//! How many connections a publication was handed to, on this instance and on the others.
+//!
+//! Each instance that hears a publication owes its origin one receipt, also for nobody. The origin
+//! answers whoever published when it has as many receipts as the channel had subscribers, or one of
+//! every instance that is alive, or when the time is up. Only the first shows that it has all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use crate::{
-    id::{DispatchId, Mid},
+    cluster::{REPORT_RECEIPTS_MAX, Report},
+    entry::Entry,
+    id::{BootId, DispatchId, Mid},
     stream::StreamName,
     time::Instant,
 };
 
-use super::Action;
+use super::{Action, Destination, Turn, peers::Peers, stream::mid};
 
-/// The publications that somebody waits for.
-#[derive(Debug, Default, Hash)]
+/// Receipts that are waited for, and those that are owed.
+#[derive(Debug, Hash)]
 pub(super) struct Receipts {
+    boot: BootId,
+    /// The instances that may owe one.
+    pub(super) peers: Peers,
+    /// There is no subscription connection, so that none can come.
+    deaf: bool,
     expected: BTreeMap<Mid, Expected>,
     deadlines: BTreeSet<(Instant, Mid)>,
-    dispatched: BTreeMap<DispatchId, Mid>,
+    /// Publications on their way to workers, whosever they are.
+    owed: BTreeMap<DispatchId, Owed>,
+    /// Those of others among them.
+    under_way: BTreeSet<Mid>,
+    /// The newest that were reported, so that one that comes twice is not reported twice.
+    reported: VecDeque<Mid>,
+    /// What goes to other instances, held back for a moment so that many go together.
+    batches: BTreeMap<BootId, Batch>,
+}
+
+/// Whom a publication is from.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct Source {
+    mid: Mid,
+    origin: BootId,
 }
 
 /// A publication that somebody waits for.
@@ -23,14 +51,73 @@ pub(super) struct Receipts {
 struct Expected {
     stream: StreamName,
     deadline: Instant,
-    /// Set once it has come in and gone out to workers.
-    dispatch: Option<DispatchId>,
+    /// Subscribers of its channel; none until the broker has taken it.
+    subscribers: Option<u32>,
+    own: Own,
+    /// Other instances that have reported.
+    reports: Vec<BootId>,
+    recipients: u32,
+    /// Instances with at least one of them.
+    instances: u32,
+}
+
+/// This instance's own receipt for one of its own publications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Own {
+    /// The publication has not come in.
+    Awaited,
+    /// It has not, and need not.
+    NotOwed,
+    /// Workers have not reported.
+    Dispatched,
+    /// It is counted.
+    Counted,
+}
+
+/// A publication on its way to workers.
+#[derive(Debug, Hash)]
+struct Owed {
+    source: Source,
     /// Workers that have not reported.
     pending: usize,
     recipients: u32,
 }
 
+/// Receipts for one instance.
+#[derive(Debug, Hash)]
+struct Batch {
+    receipts: Vec<(Mid, u32)>,
+    /// When they go.
+    due: Instant,
+}
+
+impl Batch {
+    fn is_held(&self) -> bool {
+        !self.receipts.is_empty()
+    }
+}
+
+impl Source {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self { mid: mid(entry), origin: entry.body.origin }
+    }
+}
+
 impl Receipts {
+    pub(super) fn new(boot: BootId) -> Self {
+        Self {
+            boot,
+            peers: Peers::default(),
+            deaf: true,
+            expected: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            owed: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            reported: VecDeque::new(),
+            batches: BTreeMap::new(),
+        }
+    }
+
     /// Begins to wait for `mid`; false when `max` others are waited for already.
     pub(super) fn expect(
         &mut self,
@@ -39,49 +126,95 @@ impl Receipts {
         deadline: Instant,
         max: u32,
     ) -> bool {
-        if let Some(expected) = self.expected.get_mut(&mid) {
-            self.deadlines.remove(&(expected.deadline, mid));
-            expected.deadline = deadline;
-        } else if self.expected.len() >= max as usize {
-            return false;
-        } else {
-            let expected = Expected { stream, deadline, dispatch: None, pending: 0, recipients: 0 };
-            self.expected.insert(mid, expected);
+        if self.expected.contains_key(&mid) {
+            self.set_deadline(mid, deadline);
+            return true;
         }
+        if self.expected.len() >= max as usize {
+            return false;
+        }
+        let expected = Expected {
+            stream,
+            deadline,
+            subscribers: None,
+            own: Own::Awaited,
+            reports: Vec::new(),
+            recipients: 0,
+            instances: 0,
+        };
+        self.expected.insert(mid, expected);
         self.deadlines.insert((deadline, mid));
         true
     }
 
-    /// The stream of a publication that is waited for and has not come in.
-    pub(super) fn outstanding(&self, mid: Mid) -> Option<&StreamName> {
-        let expected = self.expected.get(&mid)?;
-        expected.dispatch.is_none().then_some(&expected.stream)
+    /// The stream of a publication that is waited for.
+    pub(super) fn stream_of(&self, mid: Mid) -> Option<&StreamName> {
+        self.expected.get(&mid).map(|expected| &expected.stream)
     }
 
-    /// `mid` has gone out to `workers` workers. Only the first time counts.
-    pub(super) fn dispatched(
+    /// The broker has taken `mid`, and so many subscribers hear it; `comes` tells whether this
+    /// instance is one of them.
+    pub(super) fn published(
         &mut self,
         mid: Mid,
-        dispatch: DispatchId,
-        workers: usize,
-        actions: &mut Vec<Action>,
+        subscribers: u32,
+        deadline: Instant,
+        comes: bool,
+        turn: &mut Turn<'_>,
     ) {
         let Some(expected) = self.expected.get_mut(&mid) else { return };
-        if expected.dispatch.is_some() {
-            return;
+        expected.subscribers = Some(subscribers);
+        if expected.own == Own::Awaited && (self.deaf || !comes) {
+            expected.own = Own::NotOwed;
         }
-        if workers == 0 {
-            return self.answer(mid, actions);
-        }
-        expected.dispatch = Some(dispatch);
-        expected.pending = workers;
-        self.dispatched.insert(dispatch, mid);
+        self.set_deadline(mid, deadline);
+        self.settle(mid, turn);
     }
 
-    /// `mid` will not be handed to anybody, unless that has begun already.
-    pub(super) fn missed(&mut self, mid: Mid, actions: &mut Vec<Action>) {
-        if self.outstanding(mid).is_some() {
-            self.answer(mid, actions);
+    /// Nobody waits for `mid` any more, or it was not published.
+    pub(super) fn unpublished(&mut self, mid: Mid, turn: &mut Turn<'_>) {
+        if self.expected.contains_key(&mid) {
+            self.answer(mid, false, turn.actions);
+        }
+    }
+
+    /// A publication has gone out to `workers` workers. Only the first time counts.
+    pub(super) fn dispatched(
+        &mut self,
+        source: Source,
+        dispatch: DispatchId,
+        workers: usize,
+        turn: &mut Turn<'_>,
+    ) {
+        if workers == 0 {
+            return self.missed(source, turn);
+        }
+        let is_first = if source.origin == self.boot {
+            let expected = self.expected.get_mut(&source.mid);
+            let expected =
+                expected.filter(|expected| matches!(expected.own, Own::Awaited | Own::NotOwed));
+            expected.map(|expected| expected.own = Own::Dispatched).is_some()
+        } else {
+            self.under_way.insert(source.mid)
+        };
+        if is_first {
+            self.owed.insert(dispatch, Owed { source, pending: workers, recipients: 0 });
+        }
+    }
+
+    /// A publication will not be handed to anybody, unless that has begun already.
+    pub(super) fn missed(&mut self, source: Source, turn: &mut Turn<'_>) {
+        let Source { mid, origin } = source;
+        if origin != self.boot {
+            if !self.under_way.contains(&mid) && !self.reported.contains(&mid) {
+                self.report(origin, mid, 0, turn);
+            }
+            return;
+        }
+        let Some(expected) = self.expected.get_mut(&mid) else { return };
+        if matches!(expected.own, Own::Awaited | Own::NotOwed) {
+            expected.own = Own::Counted;
+            self.settle(mid, turn);
         }
     }
 
@@ -90,47 +223,155 @@ impl Receipts {
         &mut self,
         dispatch: DispatchId,
         recipients: u32,
-        actions: &mut Vec<Action>,
+        turn: &mut Turn<'_>,
     ) {
-        let Some(&mid) = self.dispatched.get(&dispatch) else { return };
-        let expected = self.expected.get_mut(&mid).expect("what is dispatched is expected");
+        let Some(owed) = self.owed.get_mut(&dispatch) else { return };
+        let Source { mid, origin } = owed.source;
+        owed.recipients = owed.recipients.saturating_add(recipients);
+        owed.pending -= 1;
+        let (sum, is_last) = (owed.recipients, owed.pending == 0);
+        if is_last || planted!("report each worker") {
+            if is_last {
+                self.owed.remove(&dispatch);
+            }
+            if origin != self.boot {
+                self.under_way.remove(&mid);
+                return self.report(origin, mid, sum, turn);
+            }
+        }
+        if origin != self.boot {
+            return;
+        }
+        let Some(expected) = self.expected.get_mut(&mid) else { return };
+        // Its first recipients make it one of the instances.
+        expected.instances += u32::from(recipients > 0 && sum == recipients);
         expected.recipients = expected.recipients.saturating_add(recipients);
-        expected.pending -= 1;
-        if expected.pending == 0 {
-            self.answer(mid, actions);
+        if is_last {
+            expected.own = Own::Counted;
+            self.settle(mid, turn);
         }
     }
 
-    /// Answers those whose time is up with what was counted so far.
-    pub(super) fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    /// Another instance has reported.
+    pub(super) fn reported(&mut self, report: &Report, turn: &mut Turn<'_>) {
+        for (mid, recipients) in &report.receipts {
+            let Some(expected) = self.expected.get_mut(mid) else { continue };
+            let is_known = expected.reports.contains(&report.from) || report.from == self.boot;
+            if is_known && !planted!("count a receipt twice") {
+                continue;
+            }
+            expected.reports.push(report.from);
+            expected.recipients = expected.recipients.saturating_add(*recipients);
+            expected.instances += u32::from(*recipients > 0);
+            self.settle(*mid, turn);
+        }
+    }
+
+    /// Answers those whose time is up with what was counted so far, and sends what was held back.
+    pub(super) fn expire(&mut self, turn: &mut Turn<'_>) {
         while let Some(&(deadline, mid)) = self.deadlines.first()
-            && deadline <= now
+            && deadline <= turn.now
             && !planted!("wait for receipts for ever")
         {
-            self.answer(mid, actions);
+            self.answer(mid, false, turn.actions);
         }
+        let due = self.batches.iter().filter(|(_, batch)| batch.is_held() && batch.due <= turn.now);
+        let due: Vec<BootId> = due.map(|(origin, _)| *origin).collect();
+        due.into_iter().for_each(|origin| self.send(origin, turn));
     }
 
-    /// Answers those that have not come in: they can't any more, the connection is gone.
-    pub(super) fn disconnect(&mut self, actions: &mut Vec<Action>) {
-        let waiting = self.expected.iter().filter(|(_, expected)| expected.dispatch.is_none());
-        let mids: Vec<Mid> = waiting.map(|(&mid, _)| mid).collect();
+    /// Forgets whom nothing was reported to of late. To be called now and then.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        self.batches.retain(|_, batch| batch.is_held() || batch.due > now);
+    }
+
+    /// A subscription connection is up.
+    pub(super) fn connect(&mut self) {
+        self.deaf = false;
+    }
+
+    /// The subscription connection is gone: what has not come in can't any more.
+    pub(super) fn disconnect(&mut self, turn: &mut Turn<'_>) {
+        self.deaf = true;
+        self.peers.forget();
+        let mids: Vec<Mid> = self.expected.keys().copied().collect();
         for mid in mids {
-            self.answer(mid, actions);
+            let expected = self.expected.get_mut(&mid).expect("it was there");
+            if expected.own == Own::Awaited {
+                expected.own = Own::NotOwed;
+            }
+            self.settle(mid, turn);
         }
     }
 
     /// The earliest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+        let expected = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let held = self.batches.values().filter(|batch| batch.is_held());
+        let due = held.map(|batch| batch.due);
+        expected.into_iter().chain(due).min()
     }
 
-    fn answer(&mut self, mid: Mid, actions: &mut Vec<Action>) {
+    /// Answers if nothing more is to come.
+    fn settle(&mut self, mid: Mid, turn: &mut Turn<'_>) {
+        let expected = &self.expected[&mid];
+        let Some(subscribers) = expected.subscribers else { return };
+        if expected.own == Own::Dispatched {
+            return;
+        }
+        let reports = expected.reports.len() + usize::from(expected.own == Own::Counted);
+        let lacking = (subscribers as usize).saturating_sub(reports);
+        let only_the_dead = expected.own != Own::Awaited
+            && self.peers.lack_only_the_dead(turn.now, &expected.reports, lacking);
+        if lacking == 0 {
+            self.answer(mid, true, turn.actions);
+        } else if only_the_dead || self.deaf {
+            // One that is silent may be cut off, and still serve its clients.
+            self.answer(mid, false, turn.actions);
+        }
+    }
+
+    fn answer(&mut self, mid: Mid, complete: bool, actions: &mut Vec<Action>) {
         let expected = self.expected.remove(&mid).expect("only called for what is expected");
         self.deadlines.remove(&(expected.deadline, mid));
-        if let Some(dispatch) = expected.dispatch {
-            self.dispatched.remove(&dispatch);
+        let Expected { recipients, instances, .. } = expected;
+        actions.push(Action::Receipt { mid, recipients, instances, complete });
+    }
+
+    fn set_deadline(&mut self, mid: Mid, deadline: Instant) {
+        let expected = self.expected.get_mut(&mid).expect("only called for what is expected");
+        self.deadlines.remove(&(expected.deadline, mid));
+        expected.deadline = deadline;
+        self.deadlines.insert((deadline, mid));
+    }
+
+    /// Gives another instance a receipt: the first at once, those that follow soon together.
+    fn report(&mut self, origin: BootId, mid: Mid, recipients: u32, turn: &mut Turn<'_>) {
+        if self.reported.len() == REPORTED_KNOWN {
+            self.reported.pop_front();
         }
-        actions.push(Action::Receipt { mid, recipients: expected.recipients });
+        self.reported.push_back(mid);
+        let batch = self
+            .batches
+            .entry(origin)
+            .or_insert_with(|| Batch { receipts: Vec::new(), due: turn.now });
+        batch.receipts.push((mid, recipients));
+        if batch.due <= turn.now || batch.receipts.len() == REPORT_RECEIPTS_MAX {
+            self.send(origin, turn);
+        }
+    }
+
+    fn send(&mut self, origin: BootId, turn: &mut Turn<'_>) {
+        let batch = self.batches.get_mut(&origin).expect("only called for one that is there");
+        batch.due = turn.now + BATCH_INTERVAL;
+        let receipts = std::mem::take(&mut batch.receipts);
+        let bytes = Report { from: self.boot, receipts }.encode();
+        turn.actions.push(Action::Tell { to: Destination::Instance(origin), bytes });
     }
 }
+
+/// Reports that are remembered: a few milliseconds' worth of a busy instance's.
+const REPORTED_KNOWN: usize = 128;
+
+/// Time between two reports to one instance.
+const BATCH_INTERVAL: Duration = Duration::from_millis(5);

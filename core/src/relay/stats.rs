@@ -15,6 +15,10 @@ pub struct RelayStats {
     pub received_ingress: [u64; Ingress::ALL.len()],
     /// Total of ingress messages that were dropped: malformed, reserved, over the limit.
     pub ingress_invalid: u64,
+    /// Total of beats and reports received.
+    pub received_control: u64,
+    /// Total of beats and reports that could not be read.
+    pub control_invalid: u64,
     /// Total of entries that could not be read.
     pub entries_invalid: u64,
     /// Total of publications received that were known already.

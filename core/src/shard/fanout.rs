@@ -24,6 +24,10 @@ impl Shard {
                 self.joined(request, position, recovered, actions);
             }
             ToShard::JoinFailed { request } => self.join_failed(request, actions),
+            ToShard::Count => {
+                let census = Box::new(self.census());
+                actions.push(Action::ToRelay(ToRelay::Counted(census)));
+            }
             ToShard::Publication(publication) => self.published(publication, actions),
             ToShard::Resync { stream, by_all, position, spread_ms } => {
                 let Some(stream) = self.streams.names.find(stream.as_str()) else { return };

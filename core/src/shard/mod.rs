@@ -25,6 +25,7 @@ pub use stats::Stats;
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    cluster::Census,
     fingerprint,
     id::{ConnectionId, DeliveryId, RequestId},
     limits::ShardLimits,
@@ -199,6 +200,21 @@ impl Shard {
                 visit(name, u32::try_from(members).unwrap_or(u32::MAX));
             }
         }
+    }
+
+    /// What it holds, for the beats of the instance.
+    fn census(&self) -> Census {
+        let mut rooms = Vec::new();
+        self.rooms(&mut |room, members| rooms.push((room.clone(), members)));
+        let mut census = Census {
+            authenticated: self.stats.authenticated,
+            anonymous: self.stats.anonymous,
+            sent: self.stats.sent.iter().sum(),
+            received: self.stats.received.iter().sum(),
+            rooms,
+        };
+        census.keep_largest_rooms();
+        census
     }
 
     /// A fingerprint of the whole state: equal states have equal ones, on every machine.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use realtime_core::{
-    id::{ConnectionId, DeliveryId, Generation, Mid, WorkerId},
+    id::{BootId, ConnectionId, DeliveryId, Generation, Mid, WorkerId},
     limits::{RelayLimits, ShardLimits},
     link::{ToRelay, ToShard},
     relay::{self, Channel, Relay},
@@ -61,7 +61,7 @@ impl World {
         };
         Self {
             now: Instant(0),
-            relay: Relay::new(relay_limits(), seed, Instant(0)),
+            relay: Relay::new(relay_limits(), BootId(1), seed, Instant(0)),
             hosts: (0..WORKERS as u64).map(host).collect(),
             broker: Broker::new(),
             clients: (0..CLIENTS)
@@ -114,7 +114,10 @@ impl World {
         }
         self.broker.publish(stream, mid, excluding);
         if expected {
-            self.relay(relay::Input::Published { mid });
+            let link = self.broker.link.as_ref();
+            let subscribers = link.is_some_and(|link| link.subscribed.contains(&stream)).into();
+            let deadline = self.now + Duration::from_millis(250);
+            self.relay(relay::Input::Published { mid, subscribers, deadline });
         }
     }
 
@@ -358,7 +361,8 @@ impl World {
                 relay::Action::ReadHead { read, stream } => {
                     self.broker.reads.push_back((read, index(stream.as_str()), None));
                 }
-                relay::Action::Receipt { mid, recipients } => {
+                relay::Action::Tell { .. } => {} // Nobody else is there.
+                relay::Action::Receipt { mid, recipients, .. } => {
                     assert!(self.expected.remove(&mid), "a receipt is given once");
                     let handed = self.handed.get(&(mid.0 >> 32)).copied().unwrap_or(0);
                     assert!(recipients <= handed, "nobody is counted who got nothing");

@@ -11,7 +11,7 @@ use realtime_core::{
     id::{BootId, DispatchId, Epoch, Generation, Mid, Position, ReadId, RequestId, WorkerId},
     limits::RelayLimits,
     link::{Since, ToRelay, ToShard},
-    relay::{Action, Channel, Input, Relay},
+    relay::{Action, Channel, Destination, Input, Relay},
     stream::StreamName,
     time::{Instant, UnixMillis},
 };
@@ -109,7 +109,7 @@ impl World {
             ingress_bytes_max: 1 << 16,
         };
         Self {
-            relay: Relay::new(limits, seed, Instant(0)),
+            relay: Relay::new(limits, BootId(1), seed, Instant(0)),
             now: Instant(0),
             streams: std::array::from_fn(|_| Stream {
                 epoch: 1,
@@ -178,7 +178,10 @@ impl World {
             link.pipe.push_back(Item::Message(stream, Entry { place, body }.encode()));
         }
         if expected {
-            self.input(Input::Published { mid });
+            let subscribers =
+                self.link.as_ref().map_or(0, |link| link.subscribed.contains(&stream).into());
+            let deadline = self.now + Duration::from_millis(250);
+            self.input(Input::Published { mid, subscribers, deadline });
         }
     }
 
@@ -311,7 +314,7 @@ impl World {
         self.pass(40_000);
     }
 
-    pub(crate) fn check_settled(&self) {
+    pub(crate) fn check_settled(&mut self) {
         let wanted = self.workers.iter().flat_map(|worker| worker.wanted.keys().copied());
         let wanted: BTreeSet<usize> = wanted.collect();
         let link = self.link.as_ref().expect("it is up");
@@ -323,7 +326,25 @@ impl World {
             assert_eq!(members.at, Some(self.streams[*stream].head()), "nothing is lacking");
         }
         assert!(self.expected.is_empty(), "every receipt is given");
-        assert_eq!(self.relay.next_deadline(), None, "nothing is left to be done");
+        self.check_idle();
+    }
+
+    /// Nothing is left to be done but the beats.
+    fn check_idle(&mut self) {
+        for _ in 0..3 {
+            let due = self.relay.next_deadline().expect("the next beat is due");
+            self.now = self.now.max(due);
+            let mut actions = Vec::new();
+            self.relay.handle(self.now, Input::TimedOut, &mut actions);
+            for action in actions {
+                if let Action::ToShard { worker, message: ToShard::Count } = action {
+                    self.tell(worker.0, ToRelay::Counted(Box::default()));
+                } else {
+                    let is_beat = matches!(action, Action::Tell { to: Destination::Everyone, .. });
+                    assert!(is_beat, "only beats are left, not {action:?}");
+                }
+            }
+        }
     }
 
     /// Carries out and delivers all there is.
@@ -385,12 +406,14 @@ impl World {
                 assert!(link.confirmed.contains(&stream), "a head is read after the confirmation");
                 self.reads.push_back((read, stream, None));
             }
-            Action::Receipt { mid, recipients } => {
+            Action::Receipt { mid, recipients, instances, complete: _ } => {
+                assert_eq!(instances, u32::from(recipients > 0), "there is no other instance");
                 assert!(self.expected.remove(&mid), "a receipt is given once");
                 let handed = self.handed.get(&mid).copied().unwrap_or(0);
                 assert!(recipients <= handed, "nobody is counted who got nothing");
             }
             Action::Unexpected { mid } => assert!(self.expected.remove(&mid)),
+            Action::Tell { to, .. } => assert_eq!(to, Destination::Everyone, "all is its own"),
             Action::Reach(_) => {}
         }
     }
@@ -451,6 +474,7 @@ impl World {
                 queue.push_back((publication.dispatch, Mid(published.0 << 32)));
                 assert!(queue.len() <= 3, "what is in flight is bounded");
             }
+            ToShard::Count => {}
             ToShard::Resync { stream, by_all, position, .. } => {
                 let members = wanted.get_mut(&index(&stream)).expect("only the interested");
                 let missed = members.at.is_some_and(|at| Some(at) != position);

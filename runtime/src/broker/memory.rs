@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Position},
-    relay::{Channel, RunId},
+    relay::{Channel, Destination, RunId},
     stream::StreamName,
 };
 use tokio::sync::Notify;
@@ -115,6 +115,20 @@ impl Broker for MemoryBroker {
                 requests: Box::new(requests),
                 items: Box::new(items),
             })
+        })
+    }
+
+    fn tell(&self, to: Destination, bytes: Bytes) -> BrokerFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            // Every subscriber is this instance, and a relay knows what concerns it.
+            let channel = match to {
+                Destination::Everyone => Channel::Control,
+                Destination::Instance(_) => Channel::Receipts,
+            };
+            for subscriber in self.shared.state().subscribers.values_mut() {
+                subscriber.push(Item::Message(channel.clone(), bytes.clone()));
+            }
+            Ok(())
         })
     }
 

@@ -10,7 +10,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Mid, Position},
-    relay::{Channel, RunId},
+    relay::{Channel, Destination, RunId},
     stream::StreamName,
 };
 
@@ -36,8 +36,12 @@ pub trait Broker: fmt::Debug + Send + Sync {
     ) -> BrokerFuture<'_, Result<Position, BrokerError>>;
 
     /// Opens a subscription connection, with nothing subscribed but the channels that every
-    /// instance reads (ingress, when enabled, and its own probe channel).
+    /// instance reads (control, ingress when enabled, and its own for receipts and probes).
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>>;
+
+    /// Publishes `bytes` for other instances, by no stream: it is neither numbered nor kept, and
+    /// held up by no publish.
+    fn tell(&self, to: Destination, bytes: Bytes) -> BrokerFuture<'_, Result<(), BrokerError>>;
 
     /// Publishes `token` to this instance's own probe channel over every command connection.
     fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>>;

@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use realtime_core::{stream::StreamName, time::Instant};
+use realtime_core::time::Instant;
 use realtime_proto::{
     BroadcastEventRequest, BroadcastEventResponse, GetConnectionStatsRequest,
-    GetConnectionStatsResponse, InstanceStats, NotifyBookingResultRequest,
-    NotifyBookingResultResponse, NotifyPaymentStatusRequest, NotifyPaymentStatusResponse,
-    NotifyQueuePositionRequest, NotifyQueuePositionResponse, SendToUserRequest, SendToUserResponse,
+    GetConnectionStatsResponse, NotifyBookingResultRequest, NotifyBookingResultResponse,
+    NotifyPaymentStatusRequest, NotifyPaymentStatusResponse, NotifyQueuePositionRequest,
+    NotifyQueuePositionResponse, SendToUserRequest, SendToUserResponse,
     realtime_service_server::RealtimeService,
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     publish::{Outcome, Publisher},
     request::{self, Message},
+    stats,
 };
 use crate::{config::Config, service::Shared};
 
@@ -60,8 +61,8 @@ impl RealtimeService for Calls {
             delivered: outcome.recipients > 0,
             active_connections: count(outcome.recipients),
             message_id: outcome.message_id,
-            instances: outcome.instances,
-            complete: false,
+            instances: count(outcome.instances),
+            complete: outcome.complete,
             duplicate: outcome.duplicate,
         }))
     }
@@ -74,8 +75,8 @@ impl RealtimeService for Calls {
         Ok(Response::new(NotifyQueuePositionResponse {
             delivered: outcome.recipients > 0,
             message_id: outcome.message_id,
-            instances: outcome.instances,
-            complete: false,
+            instances: count(outcome.instances),
+            complete: outcome.complete,
             duplicate: outcome.duplicate,
         }))
     }
@@ -88,8 +89,8 @@ impl RealtimeService for Calls {
         Ok(Response::new(NotifyPaymentStatusResponse {
             delivered: outcome.recipients > 0,
             message_id: outcome.message_id,
-            instances: outcome.instances,
-            complete: false,
+            instances: count(outcome.instances),
+            complete: outcome.complete,
             duplicate: outcome.duplicate,
         }))
     }
@@ -102,8 +103,8 @@ impl RealtimeService for Calls {
         Ok(Response::new(BroadcastEventResponse {
             recipients: count(outcome.recipients),
             message_id: outcome.message_id,
-            instances: outcome.instances,
-            complete: false,
+            instances: count(outcome.instances),
+            complete: outcome.complete,
             duplicate: outcome.duplicate,
         }))
     }
@@ -119,8 +120,8 @@ impl RealtimeService for Calls {
             delivered: outcome.recipients > 0 && !require_ack,
             connections_notified: count(outcome.recipients),
             message_id: outcome.message_id,
-            instances: outcome.instances,
-            complete: false,
+            instances: count(outcome.instances),
+            complete: outcome.complete,
             duplicate: outcome.duplicate,
         }))
     }
@@ -129,43 +130,7 @@ impl RealtimeService for Calls {
         &self,
         request: Request<GetConnectionStatsRequest>,
     ) -> Result<Response<GetConnectionStatsResponse>, Status> {
-        let request = request.into_inner();
-        let overview = self.shared.workers.collect(true).await;
-        let stats = &overview.stats;
-        let mut rooms: Vec<(&StreamName, u64)> = overview
-            .rooms
-            .iter()
-            .map(|(room, members)| (room, *members))
-            .filter(|(room, _)| request.room.is_empty() || room.as_str() == request.room)
-            .collect();
-        if rooms.len() > ROOMS_MAX {
-            rooms.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
-            rooms.truncate(ROOMS_MAX);
-        }
-        let own = InstanceStats {
-            id: format!("{:016x}", self.shared.service.boot.0),
-            total: count(stats.authenticated.saturating_add(stats.anonymous)),
-            authenticated: count(stats.authenticated),
-            anonymous: count(stats.anonymous),
-            // The origin of the clock is the start.
-            uptime_seconds: total(self.shared.now().0 / 1_000_000_000),
-            age_ms: 0,
-        };
-        Ok(Response::new(GetConnectionStatsResponse {
-            total_connections: own.total,
-            authenticated_connections: own.authenticated,
-            anonymous_connections: own.anonymous,
-            connections_per_room: rooms
-                .into_iter()
-                .map(|(room, members)| {
-                    (room.as_str().to_owned(), i32::try_from(members).unwrap_or(i32::MAX))
-                })
-                .collect(),
-            uptime_seconds: own.uptime_seconds,
-            messages_sent_total: total(stats.sent.iter().sum()),
-            messages_received_total: total(stats.received.iter().sum()),
-            instances: if request.cluster { vec![own] } else { Vec::new() },
-        }))
+        Ok(Response::new(stats::answer(&self.shared, request.get_ref()).await))
     }
 }
 
@@ -187,20 +152,12 @@ fn parse_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-fn count(count: u32) -> i32 {
+pub(super) fn count(count: u32) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
-}
-
-fn total(total: u64) -> i64 {
-    i64::try_from(total).unwrap_or(i64::MAX)
 }
 
 /// What is left of a caller's deadline for the way of the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
-
-/// Rooms in one answer, the largest ones: at 200 bytes each it stays below the 4 MiB that clients
-/// accept.
-const ROOMS_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::{Class, Publish, PublishError, Published},
     entropy,
-    link::LinkCommand,
+    link::{LinkCommand, Receipt},
     metrics::ServiceError,
     service::Shared,
 };
@@ -37,7 +37,9 @@ pub(super) struct Outcome {
     /// Connections that it was handed to.
     pub(super) recipients: u32,
     /// Instances with at least one of them.
-    pub(super) instances: i32,
+    pub(super) instances: u32,
+    /// Every instance has reported that could have handed it to anybody.
+    pub(super) complete: bool,
     /// The idempotency key was seen before.
     pub(super) duplicate: bool,
 }
@@ -99,7 +101,7 @@ impl Publisher {
         let publishing = {
             let shared = Arc::clone(shared);
             tokio::spawn(async move {
-                let published = carry_out(&shared, message, mid).await;
+                let published = carry_out(&shared, message, mid, by).await;
                 drop(permit);
                 published
             })
@@ -118,11 +120,12 @@ impl Publisher {
             return Ok(outcome);
         }
         let receipt_by = (clock.now() + receipt_timeout).min(by);
-        // What has not answered by then is not counted; the same goes for a receipt that the relay
-        // can't give.
-        if let Ok(Ok(recipients)) = timeout_at(clock.tokio(receipt_by), received).await {
-            outcome.recipients = recipients;
-            outcome.instances = (recipients > 0).into();
+        // The relay answers by then with what was counted; a busy one may be late. What it can't
+        // tell is not counted.
+        let given_up = clock.tokio(receipt_by + RELAY_MARGIN);
+        if let Ok(Ok(receipt)) = timeout_at(given_up, received).await {
+            let Receipt { recipients, instances, complete } = receipt;
+            outcome = Outcome { recipients, instances, complete, ..outcome };
         }
         shared.counters.notified(&kind, outcome.recipients);
         Ok(outcome)
@@ -130,13 +133,19 @@ impl Publisher {
 }
 
 /// Publishes through the broker, and tells the relay what became of it.
-async fn carry_out(shared: &Shared, message: Message, mid: Mid) -> Result<Published, Status> {
+async fn carry_out(
+    shared: &Shared,
+    message: Message,
+    mid: Mid,
+    by: Instant,
+) -> Result<Published, Status> {
     let stream = message.stream.clone();
     let published = through_broker(shared, message, mid).await;
     let command = match &published {
         Ok(published) if !published.duplicate => {
             shared.counters.published(stream.kind());
-            LinkCommand::Published { mid }
+            let deadline = (shared.now() + shared.service.config.receipt_timeout).min(by);
+            LinkCommand::Published { mid, subscribers: published.subscribers, deadline }
         }
         Ok(_) | Err(_) => LinkCommand::Unpublished { mid },
     };
@@ -179,6 +188,9 @@ async fn through_broker(shared: &Shared, message: Message, mid: Mid) -> Result<P
 
 /// Publishes that the broker has not answered, at once. At 20 µs each this is 80 ms of its time.
 const IN_FLIGHT_MAX: usize = 4_096;
+
+/// How late the relay may answer. Half of what is left of a caller's deadline for the answer.
+const RELAY_MARGIN: Duration = Duration::from_millis(25);
 
 /// How long a call without a deadline waits for the broker.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);

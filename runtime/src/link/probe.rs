@@ -158,6 +158,9 @@ mod tests {
         stream::StreamName,
     };
 
+    use bytes::Bytes;
+    use realtime_core::relay::Destination;
+
     use super::*;
     use crate::broker::{Broker, BrokerFuture, Publish, PublishError, Published, Subscription};
 
@@ -179,6 +182,10 @@ mod tests {
         }
 
         fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
+            Box::pin(pending())
+        }
+
+        fn tell(&self, _: Destination, _: Bytes) -> BrokerFuture<'_, Result<(), BrokerError>> {
             Box::pin(pending())
         }
 

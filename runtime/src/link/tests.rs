@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use realtime_core::id::Epoch;
+use realtime_core::{id::Epoch, relay::Destination};
 
 use super::*;
 use crate::broker::{
@@ -51,6 +51,10 @@ impl Broker for Deaf {
         self.inner.subscribe()
     }
 
+    fn tell(&self, to: Destination, bytes: Bytes) -> BrokerFuture<'_, Result<(), BrokerError>> {
+        self.inner.tell(to, bytes)
+    }
+
     fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {
         if self.deaf.load(Ordering::Relaxed) {
             self.lost.send_replace(token);
@@ -93,7 +97,7 @@ async fn a_connection_on_which_no_probe_comes_back_is_replaced_until_one_does() 
     let broker = Deaf::new(clock);
     let (_commands, receiver) = mpsc::channel(1);
     let (sender, mut health) = watch::channel(LinkHealth::default());
-    tokio::spawn(run(broker.clone(), limits(), 7, clock, receiver, vec![], sender));
+    tokio::spawn(run(broker.clone(), limits(), BootId(1), 7, clock, receiver, vec![], sender));
     health.wait_for(|health| health.reachable).await.unwrap();
     sleep_until(clock.tokio(clock.now() + Duration::from_secs(60))).await;
     assert_eq!(broker.subscriptions.load(Ordering::Relaxed), 1);
@@ -118,7 +122,7 @@ async fn a_connection_is_not_replaced_because_this_thread_was_late() {
     let broker = Deaf::new(clock);
     let (commands, receiver) = mpsc::channel(1);
     let (sender, mut health) = watch::channel(LinkHealth::default());
-    tokio::spawn(run(broker.clone(), limits(), 7, clock, receiver, vec![], sender));
+    tokio::spawn(run(broker.clone(), limits(), BootId(1), 7, clock, receiver, vec![], sender));
     health.wait_for(|health| health.reachable).await.unwrap();
     broker.deaf.store(true, Ordering::Relaxed);
     let mut lost = broker.lost.subscribe();

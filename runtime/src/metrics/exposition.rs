@@ -48,7 +48,7 @@ pub fn expose(scrape: &Scrape<'_>) -> String {
     web_socket(&mut families, scrape);
     rooms(&mut families, scrape);
     messages(&mut families, scrape);
-    calls(&mut families, scrape.counters);
+    calls(&mut families, scrape.counters, scrape.health.told);
     streams(&mut families, scrape.health);
     errors(&mut families, scrape);
     instance(&mut families, scrape);
@@ -197,7 +197,7 @@ fn messages(families: &mut Families, scrape: &Scrape<'_>) {
     );
 }
 
-fn calls(families: &mut Families, counters: &Counters) {
+fn calls(families: &mut Families, counters: &Counters, told: u64) {
     families.counter(
         "realtime_grpc_requests_total",
         "gRPC calls of the service, by method and status.",
@@ -222,7 +222,10 @@ fn calls(families: &mut Families, counters: &Counters) {
         "realtime_pubsub_messages_published_total",
         "Messages published through the broker, by kind of channel.",
         "channel",
-        PUBLISHED_CHANNELS.iter().zip(counters.published.each_ref().map(load)),
+        PUBLISHED_CHANNELS
+            .into_iter()
+            .zip(counters.published.each_ref().map(load))
+            .chain([("control", told)]),
     );
     families.gauge(
         "realtime_grpc_connections",
@@ -239,7 +242,11 @@ fn calls(families: &mut Families, counters: &Counters) {
 fn streams(families: &mut Families, health: &LinkHealth) {
     let relay = &health.relay;
     let ingress = Ingress::ALL.map(Ingress::channel);
-    let kinds = [("user", relay.received_user), ("room", relay.received_room), ("control", 0)];
+    let kinds = [
+        ("user", relay.received_user),
+        ("room", relay.received_room),
+        ("control", relay.received_control),
+    ];
     families.totals(
         "realtime_pubsub_messages_received_total",
         "Messages received through the broker, by kind of channel.",
@@ -291,6 +298,7 @@ fn errors(families: &mut Families, scrape: &Scrape<'_>) {
     let received = [
         ("ingress_invalid".to_owned(), relay.ingress_invalid),
         ("entry_invalid".to_owned(), relay.entries_invalid),
+        ("control_invalid".to_owned(), relay.control_invalid),
     ];
     let service = SERVICE_ERRORS.iter().map(|name| (*name).to_owned());
     families.totals(

@@ -1,6 +1,8 @@
 //! The whole service thread on loopback, with a broker, a relay and a worker that do as they are
 //! told.
 
+mod broker;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Mutex,
@@ -9,7 +11,7 @@ use std::{
 
 use realtime_core::{
     entry::{Body, Place},
-    id::{Epoch, Mid, Position},
+    id::Mid,
     stream::StreamName,
 };
 use realtime_proto::{
@@ -31,65 +33,14 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
+use self::broker::{Script, ScriptedBroker};
 use super::*;
 use crate::{
-    broker::{
-        Broker, BrokerError, BrokerFuture, Class, ProbesSent, Publish, PublishError, Published,
-        Subscription,
-    },
+    broker::{Class, Publish, PublishError},
+    link::Receipt,
     net::{Listener as _, TokioNet},
     worker::Snapshot,
 };
-
-/// What the broker is to do with the next publishes.
-#[derive(Clone, Debug)]
-enum Script {
-    Publish,
-    Duplicate,
-    Fail(PublishError),
-    Hang,
-}
-
-#[derive(Debug)]
-struct ScriptedBroker {
-    script: Mutex<Script>,
-    published: Mutex<Vec<Publish>>,
-}
-
-const POSITION: Position = Position { epoch: Epoch(10), offset: 7, mid: Mid(0xABCD_EF01 << 32) };
-
-impl Broker for ScriptedBroker {
-    fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>> {
-        Box::pin(async move {
-            let script = self.script.lock().unwrap().clone();
-            let durable = request.class == Class::Durable;
-            let duplicate = matches!(script, Script::Duplicate);
-            match script {
-                Script::Publish | Script::Duplicate => (),
-                Script::Fail(error) => return Err(error),
-                Script::Hang => std::future::pending().await,
-            }
-            self.published.lock().unwrap().push(request);
-            Ok(Published { position: durable.then_some(POSITION), duplicate, subscribers: 1 })
-        })
-    }
-
-    fn read_head(
-        &self,
-        _stream: StreamName,
-        _epoch: Epoch,
-    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
-        unreachable!("the service only publishes")
-    }
-
-    fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
-        unreachable!("the service only publishes")
-    }
-
-    fn probe(&self, _token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {
-        unreachable!("the service only publishes")
-    }
-}
 
 /// A running service thread and everything around it.
 struct Bench {
@@ -150,9 +101,11 @@ async fn start(config: Config) -> Bench {
     Bench { broker, health, phase, handoffs, grpc, metrics, serving }
 }
 
+const RECEIPT: Receipt = Receipt { recipients: 3, instances: 2, complete: true };
+
 /// Gives a receipt of 3 once a message is published, except for the user `lost`.
 async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
-    let mut waiting: Vec<(Mid, oneshot::Sender<u32>)> = Vec::new();
+    let mut waiting: Vec<(Mid, oneshot::Sender<Receipt>)> = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
             LinkCommand::Expected { mid, stream, receipt, .. } => {
@@ -160,13 +113,16 @@ async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
                     waiting.push((mid, receipt));
                 }
             }
-            LinkCommand::Published { mid } => {
+            LinkCommand::Published { mid, .. } => {
                 while let Some(at) = waiting.iter().position(|(known, _)| *known == mid) {
-                    let _given_up = waiting.swap_remove(at).1.send(3);
+                    let _given_up = waiting.swap_remove(at).1.send(RECEIPT);
                 }
             }
             LinkCommand::Unpublished { mid } => waiting.retain(|(known, _)| *known != mid),
-            LinkCommand::FromShard(..) => panic!("there is no shard"),
+            LinkCommand::Peers(reply) => drop(reply.send(Vec::new())),
+            LinkCommand::Leave(_) | LinkCommand::FromShard(..) => {
+                panic!("the service thread says no such thing")
+            }
         }
     }
 }
@@ -250,8 +206,8 @@ fn a_call_publishes_and_answers_with_the_receipt() {
         let mut client = bench.client().await;
         let request = SendToUserRequest { idempotency_key: "k".into(), ..direct("u") };
         let answer = client.send_to_user(request).await.unwrap().into_inner();
-        assert!(answer.delivered && !answer.complete && !answer.duplicate);
-        assert_eq!((answer.connections_notified, answer.instances), (3, 1));
+        assert!(answer.delivered && answer.complete && !answer.duplicate);
+        assert_eq!((answer.connections_notified, answer.instances), (3, 2));
         assert_eq!(answer.message_id, "a-7-abcdef01");
 
         let request = BroadcastEventRequest {

@@ -102,6 +102,8 @@ impl Harness {
             LinkCommand::FromShard(..)
             | LinkCommand::Expected { .. }
             | LinkCommand::Published { .. }
+            | LinkCommand::Peers(_)
+            | LinkCommand::Leave(_)
             | LinkCommand::Unpublished { .. } => panic!("only this worker speaks"),
         }
     }

@@ -1,5 +1,5 @@
 //! Receipts: each publication that is waited for is answered once and in time, never with more than
-//! was handed over, and exactly when nothing went wrong.
+//! was handed over on all instances together, and exactly when it says that it is complete.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ struct Expected {
     number: usize,
     life: (usize, u32),
     deadline: Instant,
-    /// What it was answered with; none as long as it was not.
-    answer: Option<Option<u32>>,
+    /// What it was answered with, and whether that is said to be all; none as long as it was not.
+    answer: Option<Option<(u32, bool)>>,
 }
 
 impl Receipts {
@@ -33,7 +33,7 @@ impl Receipts {
         &mut self,
         truth: &Truth,
         mid: Mid,
-        answer: Option<u32>,
+        answer: Option<(u32, bool)>,
         now: Instant,
         may_be_late: bool,
     ) -> Verdict {
@@ -43,8 +43,8 @@ impl Receipts {
             return Err(failed("the second answer"));
         }
         expected.answer = Some(answer);
-        let (handed, _) = truth.publications[expected.number].handed(expected.life);
-        if answer.is_some_and(|recipients| recipients > handed) {
+        let (handed, _) = truth.publications[expected.number].handed();
+        if answer.is_some_and(|(recipients, _)| recipients > handed) {
             return Err(failed(&format!("only {handed} were handed over")));
         }
         if now > expected.deadline && !may_be_late {
@@ -53,13 +53,19 @@ impl Receipts {
         Ok(())
     }
 
+    /// Until when somebody waits.
+    pub fn deadline(&self, mid: Mid) -> Option<Instant> {
+        self.0.get(&mid).map(|expected| expected.deadline)
+    }
+
     /// An instance is gone: nobody waits there any more.
     pub fn forget(&mut self, life: (usize, u32)) {
         self.0.retain(|_, expected| expected.life != life);
     }
 
-    /// At the end nobody waits, and if nothing went wrong every count is exact.
-    pub fn judge(&self, truth: &Truth, is_calm: bool) -> Verdict {
+    /// At the end nobody waits, every count that is said to be complete is, unless instances stood
+    /// still and seemed dead, and if nothing went wrong every count is.
+    pub fn judge(&self, truth: &Truth, is_calm: bool, is_steady: bool) -> Verdict {
         for (mid, expected) in &self.0 {
             let failed =
                 |what: &str| Failure::new("receipts", format!("{what}: {mid:?} {expected:?}"));
@@ -67,8 +73,10 @@ impl Receipts {
                 return Err(failed("never answered"));
             };
             // Who joins while it is published may be counted or not.
-            let (all, members) = truth.publications[expected.number].handed(expected.life);
-            if is_calm && !answer.is_some_and(|answer| (members..=all).contains(&answer)) {
+            let (all, members) = truth.publications[expected.number].handed();
+            let is_exact = answer.is_some_and(|(count, _)| (members..=all).contains(&count));
+            let is_complete = answer.is_some_and(|(_, complete)| complete);
+            if (is_complete && is_steady || is_calm) && !is_exact || is_calm && !is_complete {
                 return Err(failed(&format!("{members} to {all} were handed over")));
             }
         }

@@ -48,8 +48,6 @@ pub(super) struct Call {
     pub(super) stream: String,
     pub(super) durable: bool,
     pub(super) attempts: u32,
-    /// The instance that was asked last.
-    pub(super) pod: usize,
     /// One of those that everybody must get.
     pub(super) last: bool,
     pub(super) outcome: Result<Answer, String>,

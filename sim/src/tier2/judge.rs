@@ -172,9 +172,7 @@ fn acknowledged(
     if call.durable && facts.call(stream, &answer.message_id) != Some(*marker) {
         return Some(format!("{marker} is not what {} names", answer.message_id));
     }
-    // An instance counts its own connections only.
-    let local = listeners.iter().filter(|listener| listener.session.life.0 == call.pod);
-    let heard = local.filter(|listener| listener.hears_of(call, facts)).count();
+    let heard = listeners.iter().filter(|listener| listener.hears_of(call, facts)).count();
     let counted = if call.durable { heard } else { heard.min(1) };
     let recipients = answer.recipients;
     if call.last && recipients != counted {

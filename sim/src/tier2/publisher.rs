@@ -32,13 +32,12 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
         let (pods, journal) = (pods.clone(), journal.clone());
         tokio::task::spawn_local(async move {
             sleep(Duration::from_millis(publish.at_ms)).await;
-            let (attempts, pod, outcome) = publish_until_done(pods, &publish, marker).await;
+            let (attempts, outcome) = publish_until_done(pods, &publish, marker).await;
             journal.borrow_mut().call(Call {
                 marker,
                 stream: publish.call.stream(),
                 durable: publish.call.is_durable(),
                 attempts,
-                pod,
                 last,
                 outcome,
             });
@@ -85,7 +84,7 @@ async fn publish_until_done(
     pods: Vec<Grpc>,
     publish: &PublishPlan,
     marker: u64,
-) -> (u32, usize, Result<Answer, String>) {
+) -> (u32, Result<Answer, String>) {
     let attempts_max = if publish.keyed { ATTEMPTS_MAX } else { 1 };
     let mut attempts = 0;
     loop {
@@ -97,7 +96,7 @@ async fn publish_until_done(
             Err(_) => Err("no answer".to_owned()),
         };
         if outcome.is_ok() || attempts == attempts_max {
-            return (attempts, pod, outcome);
+            return (attempts, outcome);
         }
         sleep(RETRY_PAUSE).await;
     }

@@ -70,7 +70,8 @@ impl Facts {
             payload,
             taken: Some(taken),
             announced: Instant(0),
-            handed: Vec::new(),
+            all: 0,
+            members: 0,
         };
         self.markers.push(marker);
         self.truth.add(publication, marker.unwrap_or(u64::MAX));

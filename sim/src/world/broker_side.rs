@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use realtime_core::{
     entry::Body,
-    id::{BootId, Epoch, Generation, Mid, ReadId},
-    relay::{Channel, Ingress, Input},
+    id::{Epoch, Generation, Mid, ReadId},
+    relay::{Channel, Destination, Ingress, Input},
     stream::StreamName,
     time::UnixMillis,
 };
@@ -18,15 +19,16 @@ use crate::{
 
 use super::{
     Event, Queue, World,
-    instance::{HostEvent, LifeId},
+    instance::{HostEvent, LifeId, boot_of},
 };
 
 impl World<'_, '_> {
     /// A service publishes through an instance, or straight to an ingress channel.
     pub(super) fn publish(&mut self, publish: usize) {
         let plan = &self.plan.publishes[publish];
-        let alive: Vec<LifeId> =
-            self.instances.iter().filter_map(|i| Some(i.life.as_ref()?.id)).collect();
+        let lives = self.instances.iter().filter_map(|instance| instance.life.as_ref());
+        let serving = lives.filter(|life| life.born + START <= self.now);
+        let alive: Vec<LifeId> = serving.map(|life| life.id).collect();
         let Some(&life) = alive.get(plan.instance % alive.len().max(1)) else { return };
         let number = self.truth.announce(plan, self.now);
         if plan.class == Class::Ingress {
@@ -80,8 +82,9 @@ impl World<'_, '_> {
         let reply = if self.broker_down > 0 {
             HostEvent::Relay(Input::Unpublished { mid })
         } else {
-            self.send_out(number, mid);
-            HostEvent::Relay(Input::Published { mid })
+            let subscribers = self.send_out(life, number, mid);
+            let deadline = self.receipts.deadline(mid).unwrap_or(self.now);
+            HostEvent::Relay(Input::Published { mid, subscribers, deadline })
         };
         if self.has_trouble(life.0, |what| matches!(what, Trouble::RepliesLost)) {
             let given_up = Event::Host(life, HostEvent::Relay(Input::Unpublished { mid }));
@@ -90,7 +93,8 @@ impl World<'_, '_> {
         self.queue(Queue::Replies(life, stream % 2), Event::Host(life, reply));
     }
 
-    fn send_out(&mut self, number: usize, mid: Mid) {
+    /// Gives the number of subscribers.
+    fn send_out(&mut self, life: LifeId, number: usize, mid: Mid) -> u32 {
         let epoch = self.next_epoch();
         let publication = &self.truth.publications[number];
         let stream = publication.stream;
@@ -105,12 +109,14 @@ impl World<'_, '_> {
             exclude_user: publication.exclude.as_deref().map(Into::into),
             key: key.into(),
             ack: false,
-            origin: BootId(1),
+            origin: boot_of(life),
             published: UnixMillis(0),
         };
         let bytes = self.broker.publish(&mut self.truth, number, (mid, epoch), body);
         let name = self.name(stream);
-        for link in self.broker.subscribers(stream) {
+        let subscribers = self.broker.subscribers(stream);
+        let count = u32::try_from(subscribers.len()).expect("a handful");
+        for link in subscribers {
             if self.is_lost(link.0) {
                 self.reach("sim_publication_lost");
                 continue;
@@ -119,6 +125,27 @@ impl World<'_, '_> {
             let twice = is_known && self.has_trouble(link.0, |w| matches!(w, Trouble::Twice));
             for _ in 0..1 + u32::from(twice) {
                 let channel = Channel::Stream(name.clone());
+                let (generation, bytes) = (Generation(link.2), bytes.clone());
+                self.bring(link, Input::Received { generation, channel, bytes });
+            }
+        }
+        count
+    }
+
+    /// An instance tells others something, if nothing is in the way.
+    pub(super) fn tell(&mut self, to: Destination, bytes: &Bytes) {
+        if self.broker_down > 0 {
+            return;
+        }
+        for link in self.broker.links() {
+            let channel = match to {
+                Destination::Everyone => Channel::Control,
+                Destination::Instance(boot) if boot == boot_of((link.0, link.1)) => {
+                    Channel::Receipts
+                }
+                Destination::Instance(_) => continue,
+            };
+            if !self.is_lost(link.0) {
                 let (generation, bytes) = (Generation(link.2), bytes.clone());
                 self.bring(link, Input::Received { generation, channel, bytes });
             }
@@ -216,6 +243,9 @@ impl World<'_, '_> {
         self.pending.push_back((id, HostEvent::Relay(Input::LinkDown)));
     }
 }
+
+/// An instance takes no calls before it had time to connect to the broker.
+const START: Duration = Duration::from_millis(200);
 
 /// How long a service waits for receipts.
 const RECEIPT_TIMEOUT: Duration = Duration::from_millis(250);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use realtime_core::{
-    id::{ConnectionId, DeliveryId, Mid},
+    id::{BootId, ConnectionId, DeliveryId, Mid},
     limits::{RelayLimits, ShardLimits},
     link::ToShard,
     relay::{self, Relay},
@@ -132,7 +132,7 @@ impl World<'_, '_> {
         self.instances[instance].life = Some(Life {
             id,
             born: self.now,
-            relay: Relay::new(relay_limits(knobs), seed, self.now),
+            relay: Relay::new(relay_limits(knobs), boot_of(id), seed, self.now),
             relay_timer: None,
             hosts,
             generation: 0,
@@ -218,8 +218,11 @@ impl World<'_, '_> {
                 let stream = self.truth.stream(stream.as_str());
                 self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream));
             }
-            relay::Action::Receipt { mid, recipients } => {
-                self.receipt(mid, Some(recipients))?;
+            relay::Action::Receipt { mid, recipients, complete, .. } => {
+                self.receipt(mid, Some((recipients, complete)))?;
+            }
+            relay::Action::Tell { to, bytes } => {
+                self.queue(Queue::Tells(id), Event::Tell(to, bytes));
             }
             relay::Action::Unexpected { mid } => self.receipt(mid, None)?,
             relay::Action::Reach(name) => self.reach(name),
@@ -227,7 +230,7 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    fn receipt(&mut self, mid: Mid, answer: Option<u32>) -> Verdict {
+    fn receipt(&mut self, mid: Mid, answer: Option<(u32, bool)>) -> Verdict {
         self.receipts.answered(&self.truth, mid, answer, self.now, !self.is_steady)
     }
 
@@ -274,6 +277,11 @@ impl World<'_, '_> {
             .and_then(|slot| slot.session)
             .ok_or_else(|| Failure::new("stale", format!("{conn:?} of {id:?} is no connection")))
     }
+}
+
+/// The boot id of a life.
+pub(super) fn boot_of(id: LifeId) -> BootId {
+    BootId((id.0 as u64 + 1) << 32 | u64::from(id.1))
 }
 
 fn relay_limits(knobs: &Knobs) -> RelayLimits {

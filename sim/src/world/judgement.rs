@@ -43,7 +43,7 @@ impl World<'_, '_> {
             self.judge_life(life.id, settles)
                 .map_err(|error| error.at(format!("instance {:?} in the end", life.id)))?;
         }
-        self.receipts.judge(&self.truth, self.is_calm)?;
+        self.receipts.judge(&self.truth, self.is_calm, self.is_steady)?;
         self.drains.judge()?;
         self.first_pings.judge("first pings")?;
         self.reconnects.judge("reconnects")?;

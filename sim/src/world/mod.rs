@@ -16,8 +16,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use realtime_core::{
     id::{Mid, ReadId},
+    relay::Destination,
     rng::Rng,
     shard::Actions,
     time::Instant,
@@ -93,6 +95,8 @@ enum Event {
     Take(LifeId, usize, Mid),
     /// The broker is asked to subscribe or unsubscribe.
     Interest(Link, StreamId, bool),
+    /// The broker is asked to tell other instances something.
+    Tell(Destination, Bytes),
     /// The broker is asked for a head.
     Read(LifeId, ReadId, StreamId),
     /// The broker notices that a connection is gone.
@@ -126,6 +130,8 @@ enum Queue {
     Interest(Link),
     /// What is asked of the broker over a command connection; each stream has its own.
     Commands(LifeId, usize),
+    /// What an instance tells others.
+    Tells(LifeId),
     /// What the broker answers there.
     Replies(LifeId, usize),
     /// From a relay to a shard.
@@ -277,6 +283,7 @@ impl<'a, 'b> World<'a, 'b> {
             Event::Publish(number) => self.publish(number),
             Event::Take(life, number, mid) => self.take(life, number, mid),
             Event::Interest(link, stream, on) => self.interest(link, stream, on),
+            Event::Tell(to, bytes) => self.tell(to, &bytes),
             Event::Read(life, read, stream) => self.read(life, read, stream),
             Event::Ghost(link) => self.broker.disconnect(link),
             Event::TryLink(instance) => self.try_link(instance),
@@ -308,6 +315,7 @@ impl<'a, 'b> World<'a, 'b> {
             Queue::Items(..)
             | Queue::Interest(..)
             | Queue::Commands(..)
+            | Queue::Tells(..)
             | Queue::Replies(..)
             | Queue::Socket(..) => self.plan.knobs.network_us,
         };

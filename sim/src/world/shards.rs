@@ -385,7 +385,7 @@ impl World<'_, '_> {
                     let publication = &mut self.truth.publications[*number];
                     let seen = self.sessions[session].streams.get(&publication.stream);
                     let joined = seen.map(|seen| seen.joined);
-                    publication.hand(id, joined < Some(publication.announced));
+                    publication.hand(joined < Some(publication.announced));
                     self.hearing(session)
                         .publication(*number, *node)
                         .map_err(|error| self.whose(session, error))?;

@@ -7,7 +7,7 @@ fn a_join_is_answered_once_the_stream_is_subscribed_and_its_head_known() {
     assert_eq!(step(&mut relay, 0, join(0, 7, ROOM)), ["subscribe event:1"]);
     assert_eq!(step(&mut relay, 0, subscribed(1, ROOM)), ["read 0 of event:1"]);
     assert_eq!(step(&mut relay, 0, head(0, 5)), ["0: joined 7 at 5"]);
-    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(relay.next_due(), None);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn losing_the_link_fails_the_joins_that_wait() {
     step(&mut relay, 0, subscribed(1, ROOM));
     assert_eq!(step(&mut relay, 0, Input::LinkDown), ["0: join 1 failed"]);
     assert_eq!(step(&mut relay, 0, head(0, 5)), [""; 0]);
-    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(relay.next_due(), None);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn an_unconfirmed_subscription_is_asked_for_again() {
     let mut relay = relay();
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 1, ROOM));
-    assert_eq!(relay.next_deadline(), Some(millis(2_000)));
+    assert_eq!(relay.next_due(), Some(millis(2_000)));
     assert_eq!(
         step(&mut relay, 2_000, Input::TimedOut),
         ["reach relay_subscribe_unanswered", "0: join 1 failed", "subscribe event:1"]
@@ -184,12 +184,12 @@ fn an_unconfirmed_subscription_is_asked_for_again() {
 fn a_vacated_stream_lingers_then_is_unsubscribed_and_forgotten() {
     let mut relay = live();
     assert_eq!(step(&mut relay, 1_000, vacated(0, ROOM)), [""; 0]);
-    assert_eq!(relay.next_deadline(), Some(millis(31_000)));
+    assert_eq!(relay.next_due(), Some(millis(31_000)));
     assert_eq!(step(&mut relay, 30_999, Input::TimedOut), [""; 0]);
     assert_eq!(step(&mut relay, 31_000, Input::TimedOut), ["unsubscribe event:1"]);
     assert_eq!(relay.stats().streams, 1);
     assert_eq!(step(&mut relay, 31_100, unsubscribed(1, ROOM)), [""; 0]);
-    assert_eq!((relay.stats().streams, relay.next_deadline()), (0, None));
+    assert_eq!((relay.stats().streams, relay.next_due()), (0, None));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_join_keeps_a_lingering_stream() {
     step(&mut relay, 1_000, vacated(0, ROOM));
     assert_eq!(step(&mut relay, 2_000, came(6)), [""; 0]);
     assert_eq!(step(&mut relay, 3_000, join(1, 9, ROOM)), ["1: joined 9 at 6"]);
-    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(relay.next_due(), None);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_join_does_not_wait_for_ever_for_the_end_of_an_unsubscribe() {
     let mut relay = live();
     step(&mut relay, 0, vacated(0, ROOM));
     step(&mut relay, 30_000, Input::TimedOut);
-    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(relay.next_due(), None);
     step(&mut relay, 31_000, join(0, 9, ROOM));
     assert_eq!(
         step(&mut relay, 33_000, Input::TimedOut),
@@ -257,7 +257,7 @@ fn a_vacated_stream_is_subscribed_again_until_it_can_be_unsubscribed() {
     assert_eq!(step(&mut relay, 30_000, subscribed(1, ROOM)), [""; 0]);
     assert_eq!(step(&mut relay, 60_000, Input::TimedOut), ["unsubscribe event:1"]);
     step(&mut relay, 60_000, unsubscribed(1, ROOM));
-    assert_eq!((relay.stats().streams, relay.next_deadline()), (0, None));
+    assert_eq!((relay.stats().streams, relay.next_due()), (0, None));
 }
 
 #[test]
@@ -266,10 +266,10 @@ fn joins_that_come_and_go_do_not_put_off_that_a_subscription_is_asked_for_again(
     step(&mut relay, 0, link_up(1));
     let asked = step(&mut relay, 0, join(0, 1, ROOM));
     assert_eq!(asked, ["subscribe event:1"]);
-    let due = relay.next_deadline();
+    let due = relay.next_due();
     step(&mut relay, 500, vacated(0, ROOM));
     step(&mut relay, 1_000, join(0, 2, ROOM));
-    assert_eq!(relay.next_deadline(), due);
+    assert_eq!(relay.next_due(), due);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_lingering_stream_is_forgotten_with_the_link() {
     let mut relay = live();
     step(&mut relay, 0, vacated(0, ROOM));
     step(&mut relay, 0, Input::LinkDown);
-    assert_eq!((relay.stats().streams, relay.next_deadline()), (0, None));
+    assert_eq!((relay.stats().streams, relay.next_due()), (0, None));
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn joins_beyond_what_may_wait_fail_and_the_stream_comes_up_all_the_same() {
 
 #[test]
 fn without_positions_a_stream_is_live_when_it_is_subscribed() {
-    let mut relay = Relay::new(RelayLimits { positions: false, ..limits() }, 7, Instant(0));
+    let mut relay = Relay::new(RelayLimits { positions: false, ..limits() }, BOOT, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join_since(0, 1, ROOM, since(position(5))));
     assert_eq!(step(&mut relay, 0, subscribed(1, ROOM)), ["0: joined 1 at nowhere"]);

@@ -3,6 +3,7 @@
 mod interest;
 mod order;
 mod outlet;
+mod peers;
 mod receipts;
 
 use std::time::Duration;
@@ -12,13 +13,16 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     entry::{Body, Entry, Place},
-    id::{BootId, DispatchId, Epoch, Position, RequestId},
+    id::{BootId, DispatchId, Epoch, Mid, Position, RequestId},
     link::{Since, ToShard},
     stream::StreamName,
     time::UnixMillis,
 };
 
 const ROOM: &str = "event:1";
+
+/// The instance itself.
+const BOOT: BootId = BootId(1);
 
 fn limits() -> RelayLimits {
     RelayLimits {
@@ -36,7 +40,7 @@ fn limits() -> RelayLimits {
 }
 
 fn relay() -> Relay {
-    Relay::new(limits(), 7, Instant(0))
+    Relay::new(limits(), BOOT, 7, Instant(0))
 }
 
 /// A relay whose room `ROOM` is live at `position(5)` for worker 0, by its join 0.
@@ -49,12 +53,21 @@ fn live() -> Relay {
     relay
 }
 
-/// Hands one input over at `at` milliseconds; what is to be done, in words.
+/// Hands one input over at `at` milliseconds; what is to be done, in words, beats apart.
 #[track_caller]
 fn step(relay: &mut Relay, at: u64, input: Input) -> Vec<String> {
     let mut actions = Vec::new();
     relay.handle(millis(at), input, &mut actions);
-    actions.iter().map(words).collect()
+    actions.iter().filter(|action| !is_pulse(action)).map(words).collect()
+}
+
+/// Whether it is part of the beat, which goes on whatever else happens.
+fn is_pulse(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Tell { to: Destination::Everyone, .. }
+            | Action::ToShard { message: ToShard::Count, .. }
+    )
 }
 
 fn words(action: &Action) -> String {
@@ -74,6 +87,7 @@ fn words(action: &Action) -> String {
                 ToShard::Publication(publication) => {
                     format!("{} at {}", publication.dispatch.0, at(&publication.position))
                 }
+                ToShard::Count => "count".to_owned(),
                 ToShard::Resync { stream, by_all, position, .. } => {
                     let whom = if *by_all { "" } else { " newcomers of" };
                     format!("resync{whom} {} at {}", stream.as_str(), at(position))
@@ -84,7 +98,18 @@ fn words(action: &Action) -> String {
         Action::Subscribe { stream } => format!("subscribe {}", stream.as_str()),
         Action::Unsubscribe { stream } => format!("unsubscribe {}", stream.as_str()),
         Action::ReadHead { read, stream } => format!("read {} of {}", read.0, stream.as_str()),
-        Action::Receipt { mid, recipients } => format!("receipt {}: {recipients}", mid.0 >> 32),
+        Action::Receipt { mid, recipients, instances, complete } => {
+            let complete = if *complete { "" } else { ", or more" };
+            format!("receipt {}: {recipients} on {instances}{complete}", mid.0 >> 32)
+        }
+        Action::Tell { to: Destination::Instance(BootId(boot)), bytes } => {
+            let report = Report::decode(bytes).unwrap();
+            let receipts = report.receipts.iter();
+            let receipts: Vec<_> =
+                receipts.map(|(mid, count)| format!("{}: {count}", mid.0 >> 32)).collect();
+            format!("tell {boot} {}", receipts.join(", "))
+        }
+        Action::Tell { to: Destination::Everyone, .. } => "beat".to_owned(),
         Action::Unexpected { mid } => format!("unexpected {}", mid.0 >> 32),
         Action::Reach(what) => format!("reach {what}"),
     }
@@ -154,7 +179,7 @@ fn body() -> Body {
         exclude_user: None,
         key: "".into(),
         ack: false,
-        origin: BootId(1),
+        origin: BOOT,
         published: UnixMillis(1),
     }
 }

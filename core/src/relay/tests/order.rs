@@ -165,7 +165,7 @@ fn a_head_that_never_joins_up_is_given_up() {
 #[test]
 fn a_stream_that_holds_too_much_goes_on_from_its_newest_entry() {
     let limits = RelayLimits { held_bytes_max: 1_000, ..limits() };
-    let mut relay = Relay::new(limits, 7, Instant(0));
+    let mut relay = Relay::new(limits, BOOT, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 1, ROOM));
     step(&mut relay, 0, subscribed(1, ROOM));
@@ -187,7 +187,7 @@ fn a_stream_that_holds_too_much_goes_on_from_its_newest_entry() {
 #[test]
 fn latest_values_that_are_not_held_any_more_are_owed_a_resync() {
     let limits = RelayLimits { held_bytes_max: 1_000, ..limits() };
-    let mut relay = Relay::new(limits, 7, Instant(0));
+    let mut relay = Relay::new(limits, BOOT, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 1, ROOM));
     step(&mut relay, 0, subscribed(1, ROOM));
@@ -207,7 +207,7 @@ fn a_head_that_can_not_be_read_is_tried_again_with_growing_pauses() {
     for (read, pause) in [200, 400, 800, 1_600, 3_200, 5_000, 5_000].into_iter().enumerate() {
         let said = step(&mut relay, now, head_at(read as u64, None));
         assert_eq!(said[0], "reach relay_head_unreadable");
-        let at = relay.next_deadline().unwrap();
+        let at = relay.next_due().unwrap();
         assert!(at >= millis(now + pause / 2) && at <= millis(now + pause));
         now += pause;
         let again = format!("read {} of event:1", read + 1);

@@ -78,7 +78,7 @@ fn a_worker_that_was_behind_when_the_link_went_is_resynced_once() {
 #[test]
 fn a_queue_is_bounded_in_bytes_but_takes_anything_when_it_is_empty() {
     let limits = RelayLimits { in_flight_bytes_max: 10, ..limits() };
-    let mut relay = Relay::new(limits, 7, Instant(0));
+    let mut relay = Relay::new(limits, BOOT, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 0, ROOM));
     step(&mut relay, 0, subscribed(1, ROOM));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cluster::{Beat, Census};
 
 /// The service waits until 250 ms for the publication number `offset`.
 fn expected(offset: u64) -> Input {
@@ -9,8 +10,28 @@ fn expected_in(offset: u64, room: &str) -> Input {
     Input::Expected { mid: position(offset).mid, stream: name(room), deadline: millis(250) }
 }
 
+/// The broker has taken it; the service waits until 250 ms from the start on.
 fn published(offset: u64) -> Input {
-    Input::Published { mid: position(offset).mid }
+    heard_by(1, offset)
+}
+
+fn heard_by(subscribers: u32, offset: u64) -> Input {
+    Input::Published { mid: position(offset).mid, subscribers, deadline: millis(250) }
+}
+
+/// Of another instance.
+fn came_from(boot: u64, offset: u64) -> Input {
+    let place = Place::Durable { position: position(offset), prev: position(offset - 1).mid };
+    let body = Body { origin: BootId(boot), ..body() };
+    let bytes = Entry { place, body }.encode();
+    Input::Received { generation: Generation(1), channel: Channel::Stream(name(ROOM)), bytes }
+}
+
+fn report(from: u64, receipts: &[(u64, u32)]) -> Input {
+    let receipts = receipts.iter().map(|(offset, count)| (position(*offset).mid, *count));
+    let report = Report { from: BootId(from), receipts: receipts.collect() };
+    let bytes = report.encode();
+    Input::Received { generation: Generation(1), channel: Channel::Receipts, bytes }
 }
 
 #[test]
@@ -22,15 +43,15 @@ fn a_receipt_adds_up_what_all_workers_report() {
     assert_eq!(step(&mut relay, 0, published(6)), [""; 0]);
     assert_eq!(step(&mut relay, 0, handed_over(1, 0, 2)), [""; 0]);
     assert_eq!(step(&mut relay, 0, handed_over(1, 0, 2)), [""; 0]);
-    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["receipt 6: 5"]);
-    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["receipt 6: 5 on 1"]);
+    assert_eq!(relay.next_due(), None);
 }
 
 #[test]
 fn a_publication_without_members_is_answered_when_it_is_published() {
     let mut relay = live();
     step(&mut relay, 0, expected_in(6, "event:2"));
-    assert_eq!(step(&mut relay, 0, published(6)), ["receipt 6: 0"]);
+    assert_eq!(step(&mut relay, 0, heard_by(0, 6)), ["receipt 6: 0 on 0"]);
 }
 
 #[test]
@@ -38,8 +59,8 @@ fn a_publish_that_failed_is_not_waited_for() {
     let mut relay = live();
     step(&mut relay, 0, expected(6));
     let unpublished = Input::Unpublished { mid: position(6).mid };
-    assert_eq!(step(&mut relay, 0, unpublished.clone()), ["receipt 6: 0"]);
-    assert_eq!(relay.next_deadline(), None);
+    assert_eq!(step(&mut relay, 0, unpublished.clone()), ["receipt 6: 0 on 0, or more"]);
+    assert_eq!(relay.next_due(), None);
     assert_eq!(step(&mut relay, 0, unpublished), [""; 0]);
 }
 
@@ -49,7 +70,7 @@ fn a_publication_that_comes_in_after_the_last_member_left_reached_nobody() {
     step(&mut relay, 0, expected(6));
     step(&mut relay, 0, published(6));
     step(&mut relay, 0, vacated(0, ROOM));
-    assert_eq!(step(&mut relay, 0, came(6)), ["receipt 6: 0"]);
+    assert_eq!(step(&mut relay, 0, came(6)), ["receipt 6: 0 on 0"]);
 }
 
 #[test]
@@ -59,7 +80,7 @@ fn workers_that_left_still_report_what_they_were_given() {
     step(&mut relay, 0, came(6));
     step(&mut relay, 0, vacated(0, ROOM));
     assert_eq!(step(&mut relay, 0, published(6)), [""; 0]);
-    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), ["receipt 6: 1"]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), ["receipt 6: 1 on 1"]);
 }
 
 #[test]
@@ -67,11 +88,12 @@ fn at_its_deadline_a_receipt_says_what_was_counted_so_far() {
     let mut relay = live();
     step(&mut relay, 0, join(1, 1, ROOM));
     step(&mut relay, 0, expected(6));
+    step(&mut relay, 0, published(6));
     step(&mut relay, 0, came(6));
     step(&mut relay, 0, handed_over(0, 0, 3));
-    assert_eq!(relay.next_deadline(), Some(millis(250)));
+    assert_eq!(relay.next_due(), Some(millis(250)));
     assert_eq!(step(&mut relay, 249, Input::TimedOut), [""; 0]);
-    assert_eq!(step(&mut relay, 250, Input::TimedOut), ["receipt 6: 3"]);
+    assert_eq!(step(&mut relay, 250, Input::TimedOut), ["receipt 6: 3 on 1, or more"]);
     assert_eq!(step(&mut relay, 251, handed_over(1, 0, 2)), [""; 0]);
 }
 
@@ -79,29 +101,33 @@ fn at_its_deadline_a_receipt_says_what_was_counted_so_far() {
 fn a_publication_that_comes_twice_counts_once() {
     let mut relay = live();
     step(&mut relay, 0, expected(6));
+    step(&mut relay, 0, published(6));
     step(&mut relay, 0, came(6));
     step(&mut relay, 0, came(6));
-    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["receipt 6: 3"]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["receipt 6: 3 on 1"]);
 }
 
 #[test]
 fn a_lost_link_answers_what_can_not_come_in_any_more() {
     let mut relay = live();
-    step(&mut relay, 0, expected(6));
+    for offset in [6, 7] {
+        step(&mut relay, 0, expected(offset));
+        step(&mut relay, 0, published(offset));
+    }
     step(&mut relay, 0, came(6));
-    step(&mut relay, 0, expected(7));
-    assert_eq!(step(&mut relay, 0, Input::LinkDown), ["receipt 7: 0"]);
+    assert_eq!(step(&mut relay, 0, Input::LinkDown), ["receipt 7: 0 on 0, or more"]);
     step(&mut relay, 0, expected(8));
-    assert_eq!(step(&mut relay, 0, published(8)), ["receipt 8: 0"]);
-    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["receipt 6: 3"]);
+    assert_eq!(step(&mut relay, 0, published(8)), ["receipt 8: 0 on 0, or more"]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["receipt 6: 3 on 1"]);
 }
 
 #[test]
 fn a_publication_that_the_head_covers_reached_nobody() {
     let mut relay = live();
     step(&mut relay, 0, expected(7));
+    step(&mut relay, 0, published(7));
     step(&mut relay, 0, came(7));
-    assert_eq!(step(&mut relay, 0, head(1, 7)), ["0: resync event:1 at 7", "receipt 7: 0"]);
+    assert_eq!(step(&mut relay, 0, head(1, 7)), ["0: resync event:1 at 7", "receipt 7: 0 on 0"]);
 }
 
 #[test]
@@ -119,8 +145,9 @@ fn no_more_than_so_many_are_waited_for() {
 fn latest_values_have_receipts_too() {
     let mut relay = live();
     step(&mut relay, 0, expected(99));
+    step(&mut relay, 0, published(99));
     step(&mut relay, 0, came_latest(5));
-    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), ["receipt 99: 1"]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), ["receipt 99: 1 on 1"]);
 }
 
 #[test]
@@ -130,5 +157,85 @@ fn a_full_worker_is_not_waited_for() {
         step(&mut relay, 0, came(offset));
     }
     step(&mut relay, 0, expected(10));
-    assert_eq!(step(&mut relay, 0, came(10)), ["reach relay_worker_full", "receipt 10: 0"]);
+    step(&mut relay, 0, published(10));
+    assert_eq!(step(&mut relay, 0, came(10)), ["reach relay_worker_full", "receipt 10: 0 on 0"]);
+}
+
+#[test]
+fn the_origin_is_told_what_all_workers_handed_over_together() {
+    let mut relay = live();
+    step(&mut relay, 0, join(1, 1, ROOM));
+    step(&mut relay, 0, came_from(2, 6));
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, handed_over(1, 0, 2)), ["tell 2 6: 5"]);
+}
+
+#[test]
+fn a_receipt_is_owed_for_nobody_too() {
+    let mut relay = live();
+    step(&mut relay, 0, vacated(0, ROOM));
+    assert_eq!(step(&mut relay, 0, came_from(2, 6)), ["tell 2 6: 0"]);
+}
+
+#[test]
+fn a_publication_that_comes_twice_is_reported_once() {
+    let mut relay = live();
+    step(&mut relay, 0, came_from(2, 6));
+    assert_eq!(step(&mut relay, 0, came_from(2, 6)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 3)), ["tell 2 6: 3"]);
+    assert_eq!(step(&mut relay, 0, came_from(2, 6)), [""; 0]);
+    assert_eq!(step(&mut relay, 5, Input::TimedOut), [""; 0]);
+}
+
+#[test]
+fn the_first_receipt_goes_at_once_and_those_that_follow_soon_go_together() {
+    let mut relay = live();
+    for offset in 6..=8 {
+        step(&mut relay, 0, came_from(2, offset));
+    }
+    assert_eq!(step(&mut relay, 10, handed_over(0, 0, 1)), ["tell 2 6: 1"]);
+    assert_eq!(step(&mut relay, 11, handed_over(0, 1, 1)), [""; 0]);
+    assert_eq!(step(&mut relay, 12, handed_over(0, 2, 0)), [""; 0]);
+    assert_eq!(relay.next_due(), Some(millis(15)));
+    assert_eq!(step(&mut relay, 15, Input::TimedOut), ["tell 2 7: 1, 8: 0"]);
+    assert_eq!(step(&mut relay, 20, Input::TimedOut), [""; 0]);
+    assert_eq!(relay.next_due(), None);
+}
+
+#[test]
+fn a_receipt_is_complete_with_as_many_reports_as_there_are_subscribers() {
+    let mut relay = live();
+    step(&mut relay, 0, expected(6));
+    step(&mut relay, 0, came(6));
+    assert_eq!(step(&mut relay, 0, report(2, &[(6, 4)])), [""; 0]);
+    assert_eq!(step(&mut relay, 0, heard_by(3, 6)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, report(2, &[(6, 4)])), [""; 0], "counted once");
+    assert_eq!(step(&mut relay, 0, report(3, &[(9, 1), (6, 0)])), ["receipt 6: 5 on 2"]);
+}
+
+#[test]
+fn a_subscriber_that_is_dead_is_not_waited_for() {
+    let mut relay = live();
+    let beat = |boot| {
+        let census = Census::default();
+        let beat = Beat { boot, uptime_s: 1, leaving: false, census };
+        let (generation, bytes) = (Generation(1), beat.encode());
+        Input::Received { generation, channel: Channel::Control, bytes }
+    };
+    step(&mut relay, 100, beat(BootId(2)));
+    step(&mut relay, 3_000, beat(BootId(3)));
+    let mut publish = |at: u64, offset: u64| {
+        let (mid, deadline) = (position(offset).mid, millis(at + 250));
+        step(&mut relay, at, Input::Expected { mid, stream: name(ROOM), deadline });
+        step(&mut relay, at, came(offset));
+        step(&mut relay, at, Input::Published { mid, subscribers: 3, deadline });
+        step(&mut relay, at, handed_over(0, offset - 6, 1));
+        let answer = step(&mut relay, at, report(3, &[(offset, 1)]));
+        let later = step(&mut relay, at + 250, Input::TimedOut);
+        [answer, vec!["250 ms later".to_owned()], later].concat()
+    };
+    // As far as anybody knows the second instance is still alive; then it is not.
+    assert_eq!(publish(3_050, 6), ["250 ms later", "receipt 6: 2 on 2, or more"]);
+    assert_eq!(publish(3_400, 7), ["receipt 7: 2 on 2, or more", "250 ms later"]);
 }

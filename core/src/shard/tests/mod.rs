@@ -242,6 +242,7 @@ fn text(action: &Action, actions: &Actions) -> String {
             format!("handed over {} to {recipients}", dispatch.0)
         }
         Action::Drained => "drained".into(),
+        Action::ToRelay(ToRelay::Counted(census)) => format!("counted {census:?}"),
         Action::Reach(name) => format!("reach {name}"),
     }
 }

@@ -8,9 +8,11 @@ mod subscription;
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use realtime_core::{
     entry::Place,
     id::{BootId, Epoch, Mid, Position},
+    relay::Destination,
     stream::{StreamKind, StreamName},
 };
 use redis::{Value, cmd};
@@ -150,6 +152,13 @@ impl<N: Net> RedisBroker<N> {
         head.ok_or_else(|| BrokerError("the position can't be read".to_owned()))
     }
 
+    async fn tell_instances(&self, to: Destination, bytes: Bytes) -> Result<(), BrokerError> {
+        let mut command = cmd("PUBLISH");
+        command.arg(self.names.destination(to)).arg(&*bytes);
+        let lane = self.lanes.first().expect("there is at least one");
+        lane.command(&command).await.map(drop)
+    }
+
     async fn probe_lanes(&self, token: u64) -> Result<ProbesSent, BrokerError> {
         let mut command = cmd("PUBLISH");
         command.arg(self.names.probe()).arg(token);
@@ -176,6 +185,10 @@ impl<N: Net> Broker for RedisBroker<N> {
 
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
         Box::pin(subscription::open::<N>(&self.config, &self.names))
+    }
+
+    fn tell(&self, to: Destination, bytes: Bytes) -> BrokerFuture<'_, Result<(), BrokerError>> {
+        Box::pin(self.tell_instances(to, bytes))
     }
 
     fn probe(&self, token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {

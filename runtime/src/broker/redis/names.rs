@@ -7,7 +7,7 @@
 
 use realtime_core::{
     id::BootId,
-    relay::{Channel, Ingress},
+    relay::{Channel, Destination, Ingress},
     stream::StreamName,
 };
 
@@ -15,6 +15,8 @@ use realtime_core::{
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
+    control: String,
+    receipts: String,
     probe: String,
     ingress: bool,
 }
@@ -30,8 +32,13 @@ pub(super) enum Carries {
 
 impl Names {
     pub(super) fn new(prefix: &str, boot: BootId, ingress: bool) -> Self {
-        let probe = format!("{prefix}probe:{:016x}", boot.0);
-        Self { prefix: prefix.to_owned(), probe, ingress }
+        Self {
+            prefix: prefix.to_owned(),
+            control: format!("{prefix}control"),
+            receipts: receipts(prefix, boot),
+            probe: format!("{prefix}probe:{:016x}", boot.0),
+            ingress,
+        }
     }
 
     /// The channel of a stream.
@@ -62,10 +69,19 @@ impl Names {
         &self.probe
     }
 
+    /// The channel on which `to` hears.
+    pub(super) fn destination(&self, to: Destination) -> String {
+        match to {
+            Destination::Everyone => self.control.clone(),
+            Destination::Instance(boot) => receipts(&self.prefix, boot),
+        }
+    }
+
     /// The channels that every instance reads.
     pub(super) fn fixed(&self) -> Vec<&str> {
         let ingress = if self.ingress { &Ingress::ALL[..] } else { &[] };
-        ingress.iter().map(|ingress| ingress.channel()).chain([self.probe()]).collect()
+        let own = [self.control.as_str(), &self.receipts, &self.probe];
+        ingress.iter().map(|ingress| ingress.channel()).chain(own).collect()
     }
 
     /// What the channel `name` carries; none when it is not one of ours.
@@ -74,6 +90,12 @@ impl Names {
         if name == self.probe {
             return Some(Carries::Probes);
         }
+        if name == self.control {
+            return Some(Carries::For(Channel::Control));
+        }
+        if name == self.receipts {
+            return Some(Carries::For(Channel::Receipts));
+        }
         if let Some(ingress) = Ingress::ALL.into_iter().find(|ingress| ingress.channel() == name) {
             return Some(Carries::For(Channel::Ingress(ingress)));
         }
@@ -81,6 +103,11 @@ impl Names {
         let stream = StreamName::room(&unescape(escaped)?).ok()?;
         Some(Carries::For(Channel::Stream(stream)))
     }
+}
+
+/// The channel of an instance's receipts.
+fn receipts(prefix: &str, boot: BootId) -> String {
+    format!("{prefix}receipts:{:016x}", boot.0)
 }
 
 /// None for anything that escaping does not write.
@@ -131,7 +158,14 @@ mod tests {
         assert_eq!(names().carries(b"realtime:probe:00000000000000ab"), probes);
         let booking = Some(Carries::For(Channel::Ingress(Ingress::Booking)));
         assert_eq!(names().carries(b"booking:events"), booking);
-        let foreign: [&[u8]; 7] = [
+        let control = Some(Carries::For(Channel::Control));
+        assert_eq!(names().carries(b"realtime:control"), control);
+        let own = Destination::Instance(BootId(0xAB));
+        let receipts = names().destination(own);
+        assert_eq!(receipts, "realtime:receipts:00000000000000ab");
+        assert_eq!(names().carries(receipts.as_bytes()), Some(Carries::For(Channel::Receipts)));
+        let foreign: [&[u8]; 8] = [
+            b"realtime:receipts:00000000000000ac",
             b"realtime:probe:00000000000000ac",
             b"other:{all}",
             b"realtime:{}",
@@ -143,7 +177,8 @@ mod tests {
         for name in foreign {
             assert_eq!(names().carries(name), None, "{}", name.escape_ascii());
         }
-        assert_eq!(Names::new("p:", BootId(1), false).fixed(), ["p:probe:0000000000000001"]);
-        assert_eq!(names().fixed().len(), 5);
+        let own = ["p:control", "p:receipts:0000000000000001", "p:probe:0000000000000001"];
+        assert_eq!(Names::new("p:", BootId(1), false).fixed(), own);
+        assert_eq!(names().fixed().len(), 7);
     }
 }

@@ -1,0 +1,70 @@
+//! A broker that does as it is told.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use realtime_core::{
+    id::{Epoch, Mid, Position},
+    relay::Destination,
+    stream::StreamName,
+};
+
+use crate::broker::{
+    Broker, BrokerError, BrokerFuture, Class, ProbesSent, Publish, PublishError, Published,
+    Subscription,
+};
+
+/// What the broker is to do with the next publishes.
+#[derive(Clone, Debug)]
+pub(super) enum Script {
+    Publish,
+    Duplicate,
+    Fail(PublishError),
+    Hang,
+}
+
+#[derive(Debug)]
+pub(super) struct ScriptedBroker {
+    pub(super) script: Mutex<Script>,
+    pub(super) published: Mutex<Vec<Publish>>,
+}
+
+pub(super) const POSITION: Position =
+    Position { epoch: Epoch(10), offset: 7, mid: Mid(0xABCD_EF01 << 32) };
+
+impl Broker for ScriptedBroker {
+    fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>> {
+        Box::pin(async move {
+            let script = self.script.lock().unwrap().clone();
+            let durable = request.class == Class::Durable;
+            let duplicate = matches!(script, Script::Duplicate);
+            match script {
+                Script::Publish | Script::Duplicate => (),
+                Script::Fail(error) => return Err(error),
+                Script::Hang => std::future::pending().await,
+            }
+            self.published.lock().unwrap().push(request);
+            Ok(Published { position: durable.then_some(POSITION), duplicate, subscribers: 1 })
+        })
+    }
+
+    fn read_head(
+        &self,
+        _stream: StreamName,
+        _epoch: Epoch,
+    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
+        unreachable!("the service only publishes")
+    }
+
+    fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
+        unreachable!("the service only publishes")
+    }
+
+    fn tell(&self, _: Destination, _: Bytes) -> BrokerFuture<'_, Result<(), BrokerError>> {
+        unreachable!("the service only publishes")
+    }
+
+    fn probe(&self, _token: u64) -> BrokerFuture<'_, Result<ProbesSent, BrokerError>> {
+        unreachable!("the service only publishes")
+    }
+}
