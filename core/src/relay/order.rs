@@ -160,8 +160,10 @@ impl Relay {
                 self.read_head(index, turn);
             } else {
                 turn.actions.push(Action::Reach("relay_head_never_joins_up"));
-                let newest = busy.newest(last).expect("only a held entry can fail to join up");
-                self.go_live(index, Some(newest), turn);
+                let (from, missed) = (busy.held.len(), last.is_some());
+                let at_head = Resumption { base: head, from, missed };
+                let resumption = busy.newest(last).unwrap_or(at_head);
+                self.go_live(index, Some(resumption), turn);
             }
         } else {
             turn.actions.push(Action::Reach("relay_head_unreadable"));

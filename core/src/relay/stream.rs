@@ -284,14 +284,14 @@ impl Busy {
     }
 
     /// Where to go on when the head can't be told: what comes after the newest entry is complete,
-    /// since a channel keeps the order. None when no durable entry is held.
+    /// since a channel keeps the order. None when no durable entry is held that is newer than the
+    /// last position: one may be late, and nobody is taken back without the head.
     pub(super) fn newest(&self, last: Option<Position>) -> Option<Resumption> {
-        let (at, base) = self
-            .held
-            .iter()
-            .enumerate()
-            .rev()
-            .find_map(|(at, entry)| durable(entry).map(|(position, _)| (at, position)))?;
+        let place = |position: Position| (position.epoch, position.offset);
+        let is_newer = |position: &Position| last.is_none_or(|last| place(*position) > place(last));
+        let (at, base) = self.held.iter().enumerate().rev().find_map(|(at, entry)| {
+            durable(entry).map(|(position, _)| position).filter(is_newer).map(|p| (at, p))
+        })?;
         Some(Resumption { base, from: at + 1, missed: last.is_some() })
     }
 

@@ -185,6 +185,20 @@ fn a_stream_that_holds_too_much_goes_on_from_its_newest_entry() {
 }
 
 #[test]
+fn a_late_entry_that_can_not_be_held_takes_nobody_back() {
+    let limits = RelayLimits { held_bytes_max: 1, ..limits() };
+    let mut relay = Relay::new(limits, 7, Instant(0));
+    step(&mut relay, 0, link_up(1));
+    step(&mut relay, 0, join(0, 0, ROOM));
+    step(&mut relay, 0, subscribed(1, ROOM));
+    assert_eq!(step(&mut relay, 0, head(0, 5)), ["0: joined 0 at 5"]);
+    let suspected = ["reach relay_order_suspect", "reach relay_held_overflow", "read 1 of event:1"];
+    assert_eq!(step(&mut relay, 0, came(3)), suspected);
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["0: resync event:1 at 5"]);
+    assert_eq!(step(&mut relay, 0, came(6)), ["0: 0 at 6"]);
+}
+
+#[test]
 fn latest_values_that_are_not_held_any_more_are_owed_a_resync() {
     let limits = RelayLimits { held_bytes_max: 1_000, ..limits() };
     let mut relay = Relay::new(limits, BOOT, 7, Instant(0));
