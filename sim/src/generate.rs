@@ -11,12 +11,18 @@ use crate::{
 /// Publications and faults end here; what follows is the quiet tail.
 const BUSY_MS: u64 = 20_000;
 
-/// How much there is of everything.
+/// How much there is of everything, and how much of it at once.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     instances: usize,
     users: u64,
     rooms: u64,
+    /// Everybody is on one shard, and most of it happens in one room.
+    is_crowded: bool,
+    /// Much happens in the same moments.
+    is_burst: bool,
+    /// Nothing is lost, at most delayed.
+    is_calm: bool,
 }
 
 impl Plan {
@@ -24,47 +30,82 @@ impl Plan {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = labelled(seed, "plan");
         let mut knobs = knobs(&mut labelled(seed, "knobs"));
-        let is_calm = rng.below(6) == 0;
+        let is_calm = rng.below(4) == 0;
         if is_calm {
             knobs.calm();
             if rng.below(2) == 0 {
                 knobs.network_us = 50_000; // More happens at once.
             }
         }
+        let is_crowded = rng.below(4) == 0;
+        if is_crowded {
+            knobs.workers = 1;
+            if !is_calm {
+                knobs.to_worker_us = [1_000, 20_000, 200_000][index(rng.below(3))];
+            }
+            knobs.walk_chunk = 1 + index(rng.below(3));
+        }
         let many = rng.below(8) == 0;
-        let instances = 1 + rng.below(if many { 8 } else { 3 });
+        let instances = match is_crowded {
+            true => 1,
+            false => 1 + rng.below(if many { 8 } else { 3 }),
+        };
         let scale = Scale {
             instances: index(instances),
             users: 1 + rng.below(4),
             rooms: 1 + rng.below(if many { 12 } else { 3 }),
+            is_crowded,
+            is_burst: is_crowded || rng.below(3) == 0,
+            is_calm,
         };
         let starts = (0..instances)
             .map(|n| if n > 0 && rng.below(4) == 0 { rng.below(BUSY_MS) } else { 0 })
             .collect();
-        let is_burst = rng.below(3) == 0;
         let mut steps = subset(&mut labelled(seed, "swarm/steps"), STEP_KINDS);
         steps.retain(|kind| !is_calm || *kind != STALL);
-        let mut clients: Vec<_> = (0..2 + rng.below(if many { 40 } else { 7 }))
+        let fewest = if is_crowded { 5 } else { 2 };
+        let mut clients: Vec<_> = (0..fewest + rng.below(if many { 40 } else { 7 }))
             .map(|n| client(&mut labelled(seed, &format!("client/{n}")), &knobs, scale, &steps))
             .collect();
-        if is_burst {
-            clients.iter_mut().for_each(align);
+        if scale.is_burst {
+            clients.iter_mut().for_each(|client| align(client, is_crowded));
         }
         let tail = 2 * knobs.ping_ms + knobs.linger_ms + 45_000;
         let mut plan = Self {
             seed,
             clients,
-            publishes: publishes(&mut labelled(seed, "publish"), scale, is_burst),
+            publishes: publishes(&mut labelled(seed, "publish"), scale),
             faults: Vec::new(),
             instances: starts,
             knobs,
             quiet_ms: BUSY_MS,
             end_ms: BUSY_MS + tail,
         };
-        if !is_calm {
-            plan.faults = faults(seed, &plan, scale);
-        }
+        plan.go_wrong(&mut rng, scale);
         plan
+    }
+
+    /// Adds what goes wrong.
+    fn go_wrong(&mut self, rng: &mut Rng, scale: Scale) {
+        let Scale { is_calm, is_crowded, is_burst, .. } = scale;
+        if !is_calm || rng.below(2) == 0 {
+            let kinds = if is_calm { HARMLESS } else { TROUBLES };
+            self.faults = faults(self.seed, self, scale, kinds);
+        }
+        if is_crowded && !is_calm {
+            let cuts = rng.below(9);
+            self.faults.extend((1..=cuts).map(|burst| cut_in_burst(rng, burst)));
+        }
+        let is_impatient = rng.below(2) == 0;
+        if is_impatient && self.has(|what| matches!(what, Trouble::Unsubscribable(_))) {
+            self.knobs.join_timeout_ms = 500;
+        }
+        if is_burst && !is_crowded && rng.below(2) == 0 {
+            // While much is on its way.
+            for fault in &mut self.faults {
+                fault.at_ms = fault.at_ms / BURST_MS * BURST_MS + fault.at_ms % 64;
+            }
+        }
     }
 }
 
@@ -82,7 +123,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
         expected: small(odd(usual.expected.into(), &[0, 2])),
         head_reads: small(odd(usual.head_reads.into(), &[1])),
         ping_ms: odd(usual.ping_ms, &[500, 2_000, 5_000]),
-        join_timeout_ms: odd(usual.join_timeout_ms, &[3, 100, 500]),
+        join_timeout_ms: odd(usual.join_timeout_ms, &[3, 100, 500, 500]),
         per_user: small(odd(usual.per_user.into(), &[1, 2])),
         rooms: small(odd(usual.rooms.into(), &[1, 2])),
         messages_per_s: small(odd(usual.messages_per_s.into(), &[1, 5])),
@@ -99,6 +140,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
 fn client(rng: &mut Rng, knobs: &Knobs, scale: Scale, kinds: &[u64]) -> ClientPlan {
     let at_ms = if rng.below(3) == 0 { 1_000 } else { rng.below(6_000) };
     let count = if rng.below(4) == 0 { rng.below(30) } else { rng.below(8) };
+    let count = if scale.is_crowded { 10 + count } else { count };
     let mut steps: Vec<_> = (0..count)
         .map(|_| {
             let at = at_ms + rng.below(BUSY_MS - 1_000 - at_ms);
@@ -108,11 +150,12 @@ fn client(rng: &mut Rng, knobs: &Knobs, scale: Scale, kinds: &[u64]) -> ClientPl
     if rng.below(2) == 0 {
         steps.push((at_ms + 1, Step::Join(room(rng, scale))));
     }
-    if kinds.contains(&QUIT) && rng.below(2) == 0 {
+    if (scale.is_crowded || kinds.contains(&QUIT)) && rng.below(2) == 0 {
         steps.push((at_ms + rng.below(50), Step::Quit)); // Maybe in the handshake.
     }
     steps.sort_by_key(|(at, _)| *at);
-    let user = (rng.below(4) != 0).then(|| format!("user-{}", rng.below(scale.users)));
+    let anonymous_of_4 = if scale.is_crowded { 2 } else { 1 };
+    let user = (rng.below(4) >= anonymous_of_4).then(|| format!("user-{}", rng.below(scale.users)));
     ClientPlan {
         token_ms: (user.is_some() && rng.below(5) == 0).then(|| 1_000 + rng.below(40_000)),
         user,
@@ -125,11 +168,24 @@ fn client(rng: &mut Rng, knobs: &Knobs, scale: Scale, kinds: &[u64]) -> ClientPl
 }
 
 /// Lets a client do everything when most is published.
-fn align(client: &mut ClientPlan) {
+fn align(client: &mut ClientPlan, is_crowded: bool) {
     for (n, (at, _)) in (0..).zip(&mut client.steps) {
         *at = *at / BURST_MS * BURST_MS + n % 8;
     }
+    // Not all in the same moment: one may get the slot of another that did not stay.
+    let wave = if is_crowded { client.at_ms % 3 } else { client.at_ms / BURST_MS };
+    let at_ms = wave * BURST_MS + client.at_ms % 64;
+    for (at, _) in client.steps.iter_mut().filter(|(at, _)| *at < client.at_ms + 50) {
+        *at = at_ms + *at % 50;
+    }
+    client.at_ms = at_ms;
     client.steps.sort_by_key(|(at, _)| *at);
+}
+
+/// When something happens in a burst: with the first, or a little later.
+fn burst(at_ms: u64) -> u64 {
+    let later = if at_ms.is_multiple_of(2) { 0 } else { at_ms % 64 };
+    at_ms / BURST_MS * BURST_MS + later
 }
 
 /// From one burst of publications to the next, where there are bursts.
@@ -162,19 +218,22 @@ fn step(rng: &mut Rng, at: u64, scale: Scale, kinds: &[u64]) -> Step {
     }
 }
 
-fn publishes(rng: &mut Rng, scale: Scale, is_burst: bool) -> Vec<PublishPlan> {
+fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
     let classes = rng.below(4);
     let excludes = rng.below(2) == 0;
-    let mut publishes: Vec<_> = (0..20 + rng.below(200))
+    let durable_of_4 = 1 + rng.below(2);
+    let fewest = if scale.is_crowded { 100 } else { 20 };
+    let mut publishes: Vec<_> = (0..fewest + rng.below(200))
         .map(|_| {
             let at_ms = rng.below(BUSY_MS);
             PublishPlan {
-                at_ms: if is_burst { at_ms / BURST_MS * BURST_MS } else { at_ms },
+                at_ms: if scale.is_burst { burst(at_ms) } else { at_ms },
                 instance: index(rng.below(scale.instances as u64)),
                 stream: stream(rng, scale),
                 class: match rng.below(4) {
-                    0 if classes & 1 != 0 => Class::Latest(byte(rng.below(3))),
-                    1 if classes & 2 != 0 => Class::Ingress,
+                    n if n < durable_of_4 => Class::Durable,
+                    3 if classes & 2 != 0 => Class::Ingress,
+                    _ if classes & 1 != 0 => Class::Latest(byte(rng.below(3))),
                     _ => Class::Durable,
                 },
                 exclude: (excludes && rng.below(4) == 0)
@@ -206,67 +265,94 @@ fn publishes(rng: &mut Rng, scale: Scale, is_burst: bool) -> Vec<PublishPlan> {
     publishes
 }
 
-const TROUBLES: u64 = 18;
+const TROUBLES: u64 = 25;
 
-fn faults(seed: u64, plan: &Plan, scale: Scale) -> Vec<Fault> {
+/// Kinds of trouble with which everything goes on, and that may last all the time.
+const DEGRADING: [u64; 11] = [0, 1, 2, 3, 4, 8, 9, 10, 11, 23, 24];
+
+/// Kinds of trouble below this one make nothing be missed.
+const HARMLESS: u64 = 6;
+
+fn faults(seed: u64, plan: &Plan, scale: Scale, kinds: u64) -> Vec<Fault> {
     let mut rng = labelled(seed, "faults");
-    let kinds = subset(&mut labelled(seed, "swarm/faults"), TROUBLES);
+    let kinds = subset(&mut labelled(seed, "swarm/faults"), kinds);
     if kinds.is_empty() {
         return Vec::new();
     }
-    let count = 1 + rng.below(8);
+    let count = 1 + rng.below(12);
     (0..count)
         .map(|n| {
             let mut rng = labelled(seed, &format!("fault/{n}"));
-            let at_ms = rng.below(BUSY_MS - 100);
-            let longest = (BUSY_MS - at_ms).min(if rng.below(2) == 0 { 500 } else { 8_000 });
             let kind = kinds[index(rng.below(kinds.len() as u64))];
+            // Nothing much happens while an instance or the broker is away.
+            let duration = if DEGRADING.contains(&kind) { rng.below(4) } else { 1 + rng.below(3) };
+            let (at_ms, lasts_ms) = match duration {
+                0 => (0, BUSY_MS),
+                // Often early, when everybody comes.
+                1 => (rng.below(2_000), 1 + rng.below(8_000)),
+                2 => (rng.below(BUSY_MS - 8_000), 1 + rng.below(8_000)),
+                _ => (rng.below(BUSY_MS - 500), 1 + rng.below(500)),
+            };
             Fault {
                 at_ms,
-                lasts_ms: 1 + rng.below(longest),
+                lasts_ms,
                 instance: index(rng.below(scale.instances as u64)),
-                what: trouble(&mut rng, kind, plan, scale),
+                what: trouble(&mut rng, kind, plan, scale, lasts_ms),
             }
         })
         .collect()
 }
 
-fn trouble(rng: &mut Rng, kind: u64, plan: &Plan, scale: Scale) -> Trouble {
+fn trouble(rng: &mut Rng, kind: u64, plan: &Plan, scale: Scale, lasts_ms: u64) -> Trouble {
     match kind {
-        0 => Trouble::LinkCut(if rng.below(2) == 0 { 0 } else { rng.below(4_000) }),
-        1 => Trouble::Lossy(50 + rng.below(950)),
-        2 => Trouble::Twice,
-        3 => Trouble::Unconfirmed(200 + rng.below(800)),
-        4 => Trouble::Unsubscribable(200 + rng.below(800)),
-        5 => Trouble::ReadsFail,
-        6 => Trouble::ReadsSlow(1 + rng.below(3_000)),
-        7 => Trouble::RepliesLost,
-        8 => Trouble::Restart(Data::Kept),
-        9 => Trouble::Restart(Data::Lost),
-        10 => Trouble::Restart(Data::Older(rng.below(5_000))),
-        11 => Trouble::Evict(stream(rng, scale)),
-        12 => Trouble::SlowWorker(
+        0 => Trouble::Twice,
+        1 | 2 => Trouble::ReadsSlow(1 + rng.below(3_000)),
+        3 => Trouble::RepliesLost,
+        4 => Trouble::SlowWorker(
             u16::try_from(rng.below(plan.knobs.workers.into())).expect("below a u16"),
             1 + rng.below(2_000),
         ),
-        13 => Trouble::Freeze,
-        14 => Trouble::Crash,
-        15 | 16 => Trouble::Drain(rng.below(6_000)),
-        _ => {
+        5 => {
             let step = i64::try_from(rng.below(10_000)).expect("below 10,000");
             Trouble::Clock(step - 5_000)
         }
+        6 => Trouble::LinkCut(0),
+        // The broker still sends to the old connection when the new one is up.
+        7 => Trouble::LinkCut(lasts_ms + rng.below(4_000)),
+        8 | 9 => Trouble::Lossy(50 + rng.below(950)),
+        10 | 11 => Trouble::Unconfirmed(200 + rng.below(800)),
+        12 | 13 => Trouble::Unsubscribable(200 + rng.below(800)),
+        14 => Trouble::ReadsFail,
+        15 => Trouble::Restart(Data::Kept),
+        16 => Trouble::Restart(Data::Lost),
+        17 => Trouble::Restart(Data::Older(rng.below(5_000))),
+        18 => Trouble::Evict(stream(rng, scale)),
+        19 => Trouble::Freeze,
+        20 => Trouble::Crash,
+        21 | 22 => Trouble::Drain(rng.below(6_000)),
+        _ => Trouble::ItemsSlow(1 + rng.below(1_000)),
     }
 }
 
-/// A random subset of the numbers from 0 to `count` - 1, small or large.
+/// The connection is cut when much is on its way and some are about to join.
+fn cut_in_burst(rng: &mut Rng, burst: u64) -> Fault {
+    let lasts_ms = 1 + rng.below(500);
+    let ghost = if rng.below(2) == 0 { 0 } else { lasts_ms + rng.below(1_000) };
+    let at_ms = burst * BURST_MS + 4 + rng.below(32);
+    Fault { at_ms, lasts_ms, instance: 0, what: Trouble::LinkCut(ghost) }
+}
+
+/// A random subset of the numbers from 0 to `count` - 1, small or large: sometimes one of them.
 fn subset(rng: &mut Rng, count: u64) -> Vec<u64> {
-    let density = 1 + rng.below(3);
+    let density = rng.below(4);
+    if density == 0 {
+        return vec![rng.below(count)];
+    }
     (0..count).filter(|_| rng.below(4) < density).collect()
 }
 
 fn stream(rng: &mut Rng, scale: Scale) -> String {
-    match rng.below(8) {
+    match rng.below(if scale.is_crowded { 12 } else { 8 }) {
         0..4 => room(rng, scale),
         4..7 => format!("user:user-{}", rng.below(scale.users)),
         _ => String::from("all"),
@@ -275,7 +361,8 @@ fn stream(rng: &mut Rng, scale: Scale) -> String {
 
 /// The first room is the largest: it takes more than its share.
 fn room(rng: &mut Rng, scale: Scale) -> String {
-    let n = if rng.below(3) == 0 { 0 } else { rng.below(scale.rooms + 1) };
+    let crowds = if scale.is_crowded { 3 } else { 1 };
+    let n = if rng.below(4) < crowds { 0 } else { rng.below(scale.rooms + 1) };
     // One that needs a grant.
     if n == scale.rooms { String::from("vip:1") } else { format!("event:{n}") }
 }

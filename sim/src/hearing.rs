@@ -58,6 +58,8 @@ pub enum Heard {
     Resynced {
         /// Of which stream.
         stream: StreamId,
+        /// Whether the client knew where it was.
+        knew: bool,
         /// When to fetch it.
         after_ms: u64,
     },
@@ -165,8 +167,8 @@ impl Hearing<'_> {
         }
         let joined = self.now;
         let seen = self.session.streams.entry(stream);
-        order::started(seen.or_insert_with(|| Seen { joined, ..Seen::default() }), node);
-        Ok(())
+        let seen = seen.or_insert_with(|| Seen { joined, ..Seen::default() });
+        order::started(self.truth, seen, node, self.rules.sets_back)
     }
 
     fn greeted(&mut self, payload: &Payload<'_>) -> Result<Heard, Failure> {
@@ -218,13 +220,14 @@ impl Hearing<'_> {
 
     fn resynced(&mut self, payload: &Payload<'_>) -> Result<Heard, Failure> {
         let stream = self.stream_of(payload.room)?;
-        if !self.session.streams.contains_key(&stream) {
+        let Some(seen) = self.session.streams.get(&stream) else {
             let name = self.truth.name(stream);
             let what = format!("a resync of {name}, of which the client is no member");
             return Err(Failure::new("audience", what));
-        }
+        };
+        let knew = seen.at.is_some();
         self.start(stream, payload.id)?;
-        Ok(Heard::Resynced { stream, after_ms: payload.after_ms.unwrap_or(0) })
+        Ok(Heard::Resynced { stream, knew, after_ms: payload.after_ms.unwrap_or(0) })
     }
 
     fn refused(&mut self, code: &str, asked: Option<Asked>) -> Result<Heard, Failure> {

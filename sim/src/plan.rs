@@ -182,6 +182,9 @@ pub enum Trouble {
     ReadsFail,
     /// Heads are read slowly, in milliseconds.
     ReadsSlow(u64),
+    /// What a subscription connection brings takes so many milliseconds more: what is read over
+    /// another connection overtakes it.
+    ItemsSlow(u64),
     /// The replies to publishes are lost.
     RepliesLost,
     /// Redis restarts.
@@ -207,6 +210,21 @@ impl Plan {
         self.faults.is_empty()
             && self.knobs.is_roomy()
             && !self.has_step(|step| matches!(step, Step::Stall(_)))
+    }
+
+    /// Whether nothing that goes wrong can make anything be missed, however much is delayed.
+    pub fn is_lossless(&self) -> bool {
+        let is_harmless = |fault: &Fault| {
+            matches!(
+                fault.what,
+                Trouble::Twice
+                    | Trouble::ReadsSlow(_)
+                    | Trouble::RepliesLost
+                    | Trouble::SlowWorker(..)
+                    | Trouble::Clock(_)
+            )
+        };
+        self.knobs.is_roomy() && self.faults.iter().all(is_harmless)
     }
 
     /// Whether a client does something of this kind.

@@ -264,6 +264,7 @@ pub const REACHABLE: &[&str] = &[
     "a failed join that nobody waits for",
     "a handshake that too much was held for",
     "a join that was not answered in time",
+    "a join that failed during a fan-out",
     "a late answer to an anonymous connection",
     "a request that waited for a join",
     "an answer to a join that nobody waits for",

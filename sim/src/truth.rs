@@ -64,6 +64,8 @@ pub struct Publication {
     pub all: u32,
     /// Those of them that were members before it was published.
     pub members: u32,
+    /// When that was last.
+    pub last_handed: Option<Instant>,
 }
 
 /// What the broker made of a publication.
@@ -117,6 +119,7 @@ impl Truth {
             announced,
             all: 0,
             members: 0,
+            last_handed: None,
         };
         self.add(publication, number as u64)
     }
@@ -187,9 +190,10 @@ impl Publication {
 
     /// Notes that its frame was handed to a connection, which was a member before the publication
     /// was or not.
-    pub fn hand(&mut self, was_member: bool) {
+    pub fn hand(&mut self, was_member: bool, now: Instant) {
         self.all += 1;
         self.members += u32::from(was_member);
+        self.last_handed = Some(now);
     }
 
     /// To how many connections its frame was handed: all, and those that were members before the

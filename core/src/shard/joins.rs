@@ -150,6 +150,7 @@ impl Shard {
         };
         match self.streams.walk_of(stream) {
             Some(delivery) if !planted!("let a failed join overtake a fan-out") => {
+                actions.push(Action::Reach("a join that failed during a fan-out"));
                 let item = Item::JoinFailed { request };
                 self.streams.walk_mut(delivery).waiting.push_back(item);
             }

@@ -7,9 +7,19 @@ use crate::{
 
 use super::{Failure, Verdict};
 
-/// A client is told where it is: in a greeting, the answer to a join, or a resync.
-pub fn started(seen: &mut Seen, at: Option<NodeId>) {
+/// A client is told where it is: in a greeting, the answer to a join, or a resync. Unless the
+/// broker was set back, that is no earlier place than it had reached.
+pub fn started(truth: &Truth, seen: &mut Seen, at: Option<NodeId>, sets_back: bool) -> Verdict {
+    if let Some((before, here)) = seen.at.zip(at)
+        && !sets_back
+    {
+        let (before, here) = (truth.node(before).position, truth.node(here).position);
+        if before.epoch == here.epoch && here.offset < before.offset {
+            return Err(Failure::new("order", format!("taken back to {here:?} from {before:?}")));
+        }
+    }
     *seen = Seen { at, ..*seen };
+    Ok(())
 }
 
 /// The answer to a second join of the same room says where the member is already.

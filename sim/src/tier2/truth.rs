@@ -72,6 +72,7 @@ impl Facts {
             announced: Instant(0),
             all: 0,
             members: 0,
+            last_handed: None,
         };
         self.markers.push(marker);
         self.truth.add(publication, marker.unwrap_or(u64::MAX));

@@ -73,7 +73,15 @@ impl World<'_, '_> {
     /// Something comes over a subscription connection.
     fn bring(&mut self, link: Link, input: Input) {
         let life = (link.0, link.1);
-        self.queue(Queue::Items(link), Event::Host(life, HostEvent::Relay(input)));
+        let slow =
+            self.longest(
+                link.0,
+                |what| {
+                    if let Trouble::ItemsSlow(ms) = what { Some(*ms) } else { None }
+                },
+            );
+        let event = Event::Host(life, HostEvent::Relay(input));
+        self.queue_slowly(Queue::Items(link), slow, event);
     }
 
     /// The broker is asked to publish.
@@ -174,6 +182,18 @@ impl World<'_, '_> {
         permille.is_some_and(|permille| self.net.below(1_000) < permille)
     }
 
+    /// The longest of the delays, in milliseconds, that an instance suffers.
+    pub(super) fn longest(
+        &self,
+        instance: usize,
+        delay: impl Fn(&Trouble) -> Option<u64>,
+    ) -> Duration {
+        let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
+        let delays = active.filter(|fault| fault.instance == instance);
+        let longest = delays.filter_map(|fault| delay(&fault.what)).max();
+        Duration::from_millis(longest.unwrap_or(0))
+    }
+
     pub(super) fn has_trouble(&self, instance: usize, is_it: impl Fn(&Trouble) -> bool) -> bool {
         let mut active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
         active.any(|fault| fault.instance == instance && is_it(&fault.what))
@@ -208,11 +228,13 @@ impl World<'_, '_> {
         let fails = self.has_trouble(life.0, |what| matches!(what, Trouble::ReadsFail));
         let can_tell = self.broker_down == 0 && !fails;
         let head = can_tell.then(|| self.broker.head(&mut self.truth, stream, epoch));
-        let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
-        let slow = active.filter(|fault| fault.instance == life.0).filter_map(|fault| {
-            if let Trouble::ReadsSlow(ms) = fault.what { Some(ms) } else { None }
-        });
-        let slow = Duration::from_millis(slow.max().unwrap_or(0));
+        let slow =
+            self.longest(
+                life.0,
+                |what| {
+                    if let Trouble::ReadsSlow(ms) = what { Some(*ms) } else { None }
+                },
+            );
         let event = Event::Host(life, HostEvent::Relay(Input::HeadRead { read, head }));
         self.queue_slowly(Queue::Replies(life, stream % 2), slow, event);
     }

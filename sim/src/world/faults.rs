@@ -67,6 +67,7 @@ impl World<'_, '_> {
             | Trouble::Unsubscribable(_)
             | Trouble::ReadsFail
             | Trouble::ReadsSlow(_)
+            | Trouble::ItemsSlow(_)
             | Trouble::RepliesLost
             | Trouble::SlowWorker(..) => {}
         }
@@ -128,6 +129,7 @@ impl World<'_, '_> {
             | Trouble::Unsubscribable(_)
             | Trouble::ReadsFail
             | Trouble::ReadsSlow(_)
+            | Trouble::ItemsSlow(_)
             | Trouble::RepliesLost
             | Trouble::SlowWorker(..) => {}
         }

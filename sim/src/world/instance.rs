@@ -63,6 +63,8 @@ pub(super) struct Host {
     pub(super) free: Vec<usize>,
     pub(super) walks: BTreeMap<DeliveryId, Walk>,
     pub(super) counts: Counts,
+    /// How far the wall clock was off when the shard was told of it last.
+    pub(super) told_skew_ms: i64,
 }
 
 /// A slot of the table of connections.
@@ -127,6 +129,7 @@ impl World<'_, '_> {
                 free: Vec::new(),
                 walks: BTreeMap::new(),
                 counts: Counts::default(),
+                told_skew_ms: 0,
             })
             .collect();
         self.instances[instance].life = Some(Life {
@@ -236,15 +239,13 @@ impl World<'_, '_> {
 
     /// How much slower the way to a worker is at present.
     fn delay_of(&self, instance: usize, worker: u16) -> Duration {
-        let active = self.active.iter().map(|fault| &self.plan.faults[*fault]);
-        let delays = active.filter(|fault| fault.instance == instance).filter_map(|fault| {
-            if let Trouble::SlowWorker(of, delay) = fault.what {
-                (of == worker).then_some(delay)
+        self.longest(instance, |what| {
+            if let Trouble::SlowWorker(of, delay) = what {
+                (*of == worker).then_some(*delay)
             } else {
                 None
             }
-        });
-        Duration::from_millis(delays.max().unwrap_or(0))
+        })
     }
 
     /// An instance is gone, and its connections with it.

@@ -37,7 +37,7 @@ impl World<'_, '_> {
                 .map_err(|error| error.at(format!("client {client} in the end")))?;
         }
         for session in self.sessions.iter().filter(|session| session.stage == Stage::Open) {
-            peers::open(session, self.moment(session.life))?;
+            peers::open(session, self.moment(session.life, session.worker))?;
         }
         for life in self.instances.iter().filter_map(|instance| instance.life.as_ref()) {
             self.judge_life(life.id, settles)

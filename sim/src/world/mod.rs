@@ -189,6 +189,7 @@ struct World<'a, 'b> {
     /// Used again, so that nothing is allocated.
     actions: Actions,
     is_calm: bool,
+    is_lossless: bool,
     is_steady: bool,
     sets_back: bool,
 }
@@ -228,6 +229,7 @@ impl<'a, 'b> World<'a, 'b> {
             reached: BTreeSet::new(),
             actions: Actions::default(),
             is_calm: plan.is_calm(),
+            is_lossless: plan.is_lossless(),
             is_steady: plan.is_steady(),
             sets_back: plan.sets_back(),
         };

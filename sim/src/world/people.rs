@@ -13,7 +13,6 @@ use crate::{
     oracle::{Failure, Verdict},
     plan::{Step, moment},
     session::{Asked, Session, Stage},
-    truth::StreamId,
 };
 
 use super::{
@@ -51,7 +50,7 @@ impl World<'_, '_> {
         if self.clients[client].session == Some(session) {
             self.clients[client].session = None;
             self.remember(session);
-            let is_hasty = self.people.below(4) == 0;
+            let is_hasty = self.people.below(2) == 0;
             let least = Duration::from_millis(if is_hasty { 1 } else { 100 });
             let most = if is_hasty { Duration::from_millis(10) } else { at_most };
             let wait = least + self.some(most);
@@ -83,7 +82,7 @@ impl World<'_, '_> {
 
     /// How long the verification of a token takes.
     fn verification(&mut self) -> Duration {
-        let is_slow = self.net.below(8) == 0;
+        let is_slow = self.net.below(2) == 0;
         Duration::from_micros(self.net.below(if is_slow { 400_000 } else { 2_000 }))
     }
 
@@ -296,11 +295,21 @@ impl World<'_, '_> {
             }
             Heard::Left { room, at, was_asked } => {
                 self.clients[client].last.extend(at);
-                if !was_asked {
+                if was_asked {
+                    // Maybe it has changed its mind meanwhile.
+                    self.retry(session, &room);
+                } else {
                     self.clients[client].wants.remove(&room);
                 }
             }
-            Heard::Resynced { stream, after_ms } => self.resynced(session, stream, after_ms)?,
+            Heard::Resynced { stream, knew, after_ms } => {
+                self.refetches.saw(after_ms);
+                if self.is_lossless && knew {
+                    let name = self.truth.name(stream);
+                    let what = format!("{name}: nothing can have been missed");
+                    return Err(Failure::new("resync", what));
+                }
+            }
             Heard::Refused { code, asked: Some(Asked::Join(room, _)) } => {
                 self.refused(session, &code, room);
             }
@@ -316,18 +325,6 @@ impl World<'_, '_> {
         let rules = Rules { positions, sets_back, is_complete: true, marker };
         let session = &mut self.sessions[session];
         Hearing { truth: &mut self.truth, session, rules, now: self.now }
-    }
-
-    fn resynced(&mut self, session: usize, stream: StreamId, after_ms: u64) -> Verdict {
-        self.refetches.saw(after_ms);
-        // A new instance has no broker at first.
-        let life = self.live(self.sessions[session].life);
-        let is_young = self.until(life.born + Duration::from_millis(500)) > Duration::ZERO;
-        if self.is_calm && !is_young {
-            let name = self.truth.name(stream);
-            return Err(Failure::new("resync", format!("{name}: nothing can have been missed")));
-        }
-        Ok(())
     }
 
     /// A join was refused; it is tried again unless that is of no use.

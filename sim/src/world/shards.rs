@@ -6,7 +6,7 @@ use realtime_core::{
     id::{ConnectionId, DeliveryId, WorkerId},
     relay,
     shard::{Action, Actions, Handshake, Identity, Input, Slice, VerifyError},
-    time::{Instant, UnixMillis},
+    time::UnixMillis,
     wire::{CloseCode, Frame, Kind},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     Event, Queue, World,
-    instance::{HostEvent, LifeId, ShardEvent, Walk},
+    instance::{HostEvent, Life, LifeId, ShardEvent, Walk},
 };
 
 impl World<'_, '_> {
@@ -44,6 +44,8 @@ impl World<'_, '_> {
             }
             ShardEvent::WallClock(worker) => {
                 let unix = UnixMillis(self.unix_ms(id));
+                let life = self.live_mut(id);
+                life.hosts[worker].told_skew_ms = life.skew_ms;
                 self.shard(id, worker, Input::WallClock(unix))
             }
             ShardEvent::Arrive(session) => self.arrive(session),
@@ -385,7 +387,8 @@ impl World<'_, '_> {
                     let publication = &mut self.truth.publications[*number];
                     let seen = self.sessions[session].streams.get(&publication.stream);
                     let joined = seen.map(|seen| seen.joined);
-                    publication.hand(joined < Some(publication.announced));
+                    let was_member = joined < Some(publication.announced);
+                    publication.hand(was_member, self.now);
                     self.hearing(session)
                         .publication(*number, *node)
                         .map_err(|error| self.whose(session, error))?;
@@ -395,8 +398,8 @@ impl World<'_, '_> {
         let accepted = walk.accepted;
         if !is_over {
             self.live_mut(id).hosts[worker].walks.insert(delivery, walk);
-            // A worker that is slow to hear is slow to go on, too.
-            let longest = self.plan.knobs.to_worker_us.max(2_000);
+            // A worker that is slow to hear is slow to go on, too; but it gets somewhere.
+            let longest = self.plan.knobs.to_worker_us.clamp(2_000, 20_000);
             let pause = Duration::from_micros(self.net.below(longest));
             self.after(
                 pause,
@@ -440,7 +443,7 @@ impl World<'_, '_> {
         if stage != Stage::Open {
             return Err(Failure::new("peers", format!("closed in {stage:?}")));
         }
-        peers::closed(&self.sessions[session], code, self.moment(life))
+        peers::closed(&self.sessions[session], code, self.moment(life, worker))
             .map_err(|error| self.whose(session, error))?;
         if code == CloseCode::Restarting {
             self.drains.closed((life.0, life.1, worker), self.now, told_to_reconnect)?;
@@ -457,10 +460,12 @@ impl World<'_, '_> {
     }
 
     /// What the judge of a connection needs to know.
-    pub(super) fn moment(&self, life: LifeId) -> peers::Moment<'_> {
+    pub(super) fn moment(&self, life: LifeId, worker: usize) -> peers::Moment<'_> {
+        let Life { skew_ms, hosts, .. } = self.live(life);
         peers::Moment {
             now: self.now,
-            unix_ms: self.unix_ms(life),
+            // One that stands still hears of a step later.
+            unix_ms: self.unix_ms(life).saturating_add_signed(hosts[worker].told_skew_ms - skew_ms),
             knobs: &self.plan.knobs,
             is_steady: self.is_steady,
         }
@@ -479,10 +484,5 @@ impl World<'_, '_> {
             self.at(back.max(self.now + Duration::from_millis(100)), Event::Boot(id.0));
         }
         Ok(())
-    }
-
-    /// How long until `at`.
-    pub(super) fn until(&self, at: Instant) -> Duration {
-        at.saturating_since(self.now)
     }
 }

@@ -187,7 +187,7 @@ fn a_stream_that_holds_too_much_goes_on_from_its_newest_entry() {
 #[test]
 fn a_late_entry_that_can_not_be_held_takes_nobody_back() {
     let limits = RelayLimits { held_bytes_max: 1, ..limits() };
-    let mut relay = Relay::new(limits, 7, Instant(0));
+    let mut relay = Relay::new(limits, BOOT, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 0, ROOM));
     step(&mut relay, 0, subscribed(1, ROOM));
