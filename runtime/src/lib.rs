@@ -1,6 +1,22 @@
 //! Sockets, threads, Redis, gRPC and HTTP around `realtime-core`, which makes the decisions.
 #![forbid(unsafe_code)]
 
+/// Whether the planted bug of this name is on. Without `cfg(planted_bugs)` there are none.
+#[cfg(planted_bugs)]
+macro_rules! planted {
+    ($name:literal) => {
+        realtime_core::planted::on($name)
+    };
+}
+
+/// Whether the planted bug of this name is on. Without `cfg(planted_bugs)` there are none.
+#[cfg(not(planted_bugs))]
+macro_rules! planted {
+    ($name:literal) => {
+        false
+    };
+}
+
 pub mod auth;
 mod backoff;
 pub mod broker;
@@ -16,6 +32,8 @@ pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod outbox;
+#[cfg(planted_bugs)]
+pub mod planted;
 pub mod server;
 pub mod service;
 pub mod socket;

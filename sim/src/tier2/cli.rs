@@ -17,6 +17,7 @@ use super::{
     run::{Outcome, run},
     trace,
 };
+use crate::tier1;
 
 const USAGE: &str = "\
 usage: sim run --tier 2 --seed N [--trace FILE] [--full]   one seed
@@ -26,6 +27,8 @@ usage: sim run --tier 2 --seed N [--trace FILE] [--full]   one seed
        sim sweep --tier 2 --seeds A..B [--jobs N] [--minutes M]
        sim corpus --tier 2                                 plans that failed once
        sim shrink --tier 2 --seed N -o PLAN                the smallest plan that still fails
+       sim run, replay, sweep or shrink ... --plant NAME   with a planted bug
+       sim mutants --tier 2 [--seeds A..B]                 how many seeds see each of the runtime
 ";
 
 /// What is asked for.
@@ -40,6 +43,7 @@ struct Request {
     minutes: Option<u64>,
     jobs: Option<usize>,
     full: bool,
+    plant: Option<String>,
 }
 
 type Result<T = ()> = std::result::Result<T, String>;
@@ -56,6 +60,9 @@ pub fn main(forbid_raw_entropy: fn()) -> Option<ExitCode> {
         let reason = "tier 2 needs seeded runtimes: start it with `cargo sim`, without RUSTFLAGS";
         return Some(complain(2, reason));
     }
+    if let Some(Err(error)) = request.plant.as_deref().map(tier1::plant) {
+        return Some(complain(2, &error));
+    }
     let outcome = match request.command.as_str() {
         "run" => request.seed().map(Plan::from_seed).and_then(|plan| one(&plan, &request)),
         "replay" => request.plan_file().and_then(|plan| one(&plan, &request)),
@@ -64,6 +71,7 @@ pub fn main(forbid_raw_entropy: fn()) -> Option<ExitCode> {
         "sweep" => sweep(&request),
         "corpus" => corpus(),
         "shrink" => shrink(&request),
+        "mutants" => mutants(&request),
         _ => return Some(complain(2, &format!("an unknown command\n{USAGE}"))),
     };
     Some(match outcome {
@@ -106,6 +114,7 @@ fn parse() -> std::result::Result<Option<Request>, lexopt::Error> {
             Long("minutes") => request.minutes = Some(parser.value()?.parse()?),
             Long("jobs") => request.jobs = Some(parser.value()?.parse()?),
             Long("full") => request.full = true,
+            Long("plant") => request.plant = Some(parser.value()?.string()?),
             Value(name) if request.command.is_empty() => request.command = name.string()?,
             Value(plan) => request.plan = Some(plan.into()),
             Short(_) | Long(_) => return Err(argument.unexpected()),
@@ -168,9 +177,12 @@ fn in_a_fresh_thread(plan: Plan, request: &Request, forbid_raw_entropy: fn()) ->
         complain(1, &format!("it panicked\nagain: {again}"));
         std::process::exit(1);
     }));
-    let full = request.full;
+    let (full, planted) = (request.full, request.plant.clone());
     let thread = thread::Builder::new().spawn(move || {
         forbid_raw_entropy();
+        if let Some(name) = &planted {
+            tier1::plant(name).expect("it was looked up before");
+        }
         run(&plan, full)
     });
     let thread = thread.map_err(|error| error.to_string())?;
@@ -187,7 +199,9 @@ fn twice(seed: u64, full: bool) -> Result {
         if full {
             arguments.push("--full".to_owned());
         }
-        child(&arguments)?.wait_with_output().map_err(|error| error.to_string())?;
+        child(&Request::default(), &arguments)?
+            .wait_with_output()
+            .map_err(|error| error.to_string())?;
         let text = fs::read(&path).map_err(|error| error.to_string());
         // It may never have come to be.
         drop(fs::remove_file(&path));
@@ -209,12 +223,14 @@ fn twice(seed: u64, full: bool) -> Result {
     ))
 }
 
-/// Starts this program again.
-fn child(arguments: &[String]) -> Result<std::process::Child> {
+/// Starts this program again, with the planted bug of the request.
+fn child(request: &Request, arguments: &[String]) -> Result<std::process::Child> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let plant = request.plant.iter().flat_map(|name| ["--plant", name]);
     Command::new(program)
         .args(["--tier", "2"])
         .args(arguments)
+        .args(plant)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -222,9 +238,47 @@ fn child(arguments: &[String]) -> Result<std::process::Child> {
         .map_err(|error| error.to_string())
 }
 
-/// Many seeds, a process for each.
+/// Many seeds.
 fn sweep(request: &Request) -> Result {
     let seeds = request.seeds.clone().ok_or("--seeds A..B is missing")?;
+    let (done, failed) = run_all(request, seeds)?;
+    for (_, why) in &failed {
+        say(why)?;
+    }
+    if failed.is_empty() {
+        return say(&format!("{done} seeds, all as promised"));
+    }
+    let seeds: Vec<_> = failed.iter().map(|(seed, _)| *seed).collect();
+    Err(format!("{} of {done} seeds failed: {seeds:?}", seeds.len()))
+}
+
+/// Plants each bug of the runtime in turn, and tells in how many seeds it is caught.
+#[cfg(planted_bugs)]
+fn mutants(request: &Request) -> Result {
+    let mut missed = 0;
+    for name in realtime_runtime::planted::NAMES {
+        let seeds = request.seeds.clone().unwrap_or(0..200);
+        let request = Request { plant: Some((*name).to_owned()), ..Request::default() };
+        let (done, failed) = run_all(&request, seeds)?;
+        missed += u32::from(failed.is_empty());
+        let first = failed.first().map(|(seed, why)| {
+            let why = why.lines().nth(1).unwrap_or(why).trim();
+            format!(", first {seed} by {}", why.split(':').next().unwrap_or(why))
+        });
+        let caught = failed.len();
+        say(&format!("{name:40} {caught:4} of {done} seeds{}", first.unwrap_or_default()))?;
+    }
+    if missed == 0 { Ok(()) } else { Err(format!("{missed} of them were never caught")) }
+}
+
+/// Without the bugs there is nothing to look for.
+#[cfg(not(planted_bugs))]
+fn mutants(_request: &Request) -> Result {
+    Err("built without planted bugs; use `cargo sim mutants --tier 2`".to_owned())
+}
+
+/// Runs seeds, a process for each. Gives how many, and which failed why.
+fn run_all(request: &Request, seeds: Range<u64>) -> Result<(u64, Vec<(u64, String)>)> {
     let started = Instant::now();
     let jobs =
         request.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
@@ -240,20 +294,16 @@ fn sweep(request: &Request) -> Result {
             && let Some(seed) = seeds.next()
         {
             let arguments = ["run".to_owned(), "--seed".to_owned(), seed.to_string()];
-            running.push_back((seed, child(&arguments)?));
+            running.push_back((seed, child(request, &arguments)?));
         }
         let Some((seed, child)) = running.pop_front() else { break };
         let output = child.wait_with_output().map_err(|error| error.to_string())?;
         done += 1;
         if !output.status.success() {
-            failed.push(seed);
-            say(String::from_utf8_lossy(&output.stderr).trim_end())?;
+            failed.push((seed, String::from_utf8_lossy(&output.stderr).trim_end().to_owned()));
         }
     }
-    if failed.is_empty() {
-        return say(&format!("{done} seeds, all as promised"));
-    }
-    Err(format!("{} of {done} seeds failed: {failed:?}", failed.len()))
+    Ok((done, failed))
 }
 
 /// Plans that failed once must not fail again.
@@ -265,7 +315,8 @@ fn corpus() -> Result {
     plans.sort();
     for plan in &plans {
         let arguments = ["replay".to_owned(), plan.display().to_string()];
-        let output = child(&arguments)?.wait_with_output().map_err(|error| error.to_string())?;
+        let child = child(&Request::default(), &arguments)?;
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned());
         }
@@ -283,8 +334,9 @@ fn shrink(request: &Request) -> Result {
     let fails = |plan: &Plan| -> Result<bool> {
         fs::write(output, json(plan)).map_err(|error| error.to_string())?;
         let arguments = ["replay".to_owned(), output.display().to_string()];
-        let child = child(&arguments)?.wait_with_output().map_err(|error| error.to_string())?;
-        Ok(!child.status.success())
+        let child = child(request, &arguments)?;
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        Ok(!output.status.success())
     };
     if !fails(&plan)? {
         return Err("it does not fail".to_owned());

@@ -121,7 +121,9 @@ impl Client {
                                 return why;
                             }
                         }
-                        Some(Ok(Message::Close(frame))) => return self.closed_by_server(frame),
+                        Some(Ok(Message::Close(frame))) => {
+                            return self.closed_by_server(visit.session, frame);
+                        }
                         Some(Ok(_)) => (),
                         Some(Err(error)) => return error.to_string(),
                         None => return "ended".to_owned(),
@@ -186,10 +188,12 @@ impl Client {
 
     fn closed_by_server(
         &self,
+        session: usize,
         frame: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>,
     ) -> String {
         let Some(frame) = frame else { return "closed without a code".to_owned() };
         let code = u16::from(frame.code);
+        self.journal.borrow_mut().sessions[session].code = Some(code);
         if !EXPECTED_CODES.contains(&code) {
             let text = format!("a client was closed with {code}: {}", frame.reason);
             self.journal.borrow_mut().violate(text);

@@ -16,6 +16,8 @@ pub(super) struct Journal {
     pub(super) sessions: Vec<Session>,
     pub(super) calls: Vec<Call>,
     pub(super) probes: Vec<Probe>,
+    /// When which instance was told to stop.
+    pub(super) stops: Vec<(u64, usize)>,
     /// What must not be, whatever else happens.
     pub(super) violations: Vec<String>,
 }
@@ -29,6 +31,8 @@ pub(super) struct Session {
     /// What was said and what came, with the time.
     pub(super) words: Vec<(u64, Word)>,
     pub(super) closed: Option<u64>,
+    /// What it was closed with, if that came.
+    pub(super) code: Option<u16>,
 }
 
 /// Something that goes over a WebSocket.
@@ -63,6 +67,9 @@ pub(super) struct Answer {
 /// One look at `/ready`.
 #[derive(Debug)]
 pub(super) struct Probe {
+    /// When it was asked.
+    pub(super) asked_us: u64,
+    /// When the answer came.
     pub(super) us: u64,
     pub(super) pod: usize,
     /// None without an answer.
@@ -81,7 +88,14 @@ impl Journal {
     pub(super) fn open(&mut self, client: usize, user: Option<String>, pod: usize) -> usize {
         let session = self.sessions.len();
         trace::note(format_args!("\"client\":{client},\"session\":{session},\"opened\":{pod}"));
-        self.sessions.push(Session { client, user, pod, words: Vec::new(), closed: None });
+        self.sessions.push(Session {
+            client,
+            user,
+            pod,
+            words: Vec::new(),
+            closed: None,
+            code: None,
+        });
         session
     }
 

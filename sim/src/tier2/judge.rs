@@ -4,7 +4,7 @@
 use realtime_core::{id::ConnectionId, time::Instant};
 
 use super::{
-    journal::{Answer, Call, Journal, Session, Word},
+    journal::{Answer, Call, Journal, Probe, Session, Word},
     plan::{Data, Fault, Plan},
     truth::{Facts, marker},
 };
@@ -33,6 +33,7 @@ pub(super) fn judge(plan: &Plan, journal: &Journal, facts: &mut Facts) -> Vec<St
     wrong.extend(calls(plan, journal, facts, &listeners));
     wrong.extend(clients_are_back(plan, journal));
     wrong.extend(readiness(plan, journal));
+    wrong.extend(drains(journal));
     wrong
 }
 
@@ -199,6 +200,34 @@ fn readiness(plan: &Plan, journal: &Journal) -> Vec<String> {
         .map(|probe| format!("pod {} is not ready at {} us", probe.pod, probe.us))
         .collect()
 }
+
+/// An instance that is told to stop is not ready from then on, and whoever hears that it goes is
+/// told before when to come back.
+fn drains(journal: &Journal) -> Vec<String> {
+    let is_draining = |probe: &&Probe| {
+        let mut stops = journal.stops.iter().filter(|(_, pod)| *pod == probe.pod);
+        stops.any(|(us, _)| (us + NOTICED_US..us + DRAIN_US).contains(&probe.asked_us))
+    };
+    let probes = journal.probes.iter().filter(is_draining);
+    let ready = probes.filter(|probe| probe.status == Some(200)).map(|probe| {
+        format!("drain: pod {} is told to stop, and still ready at {} us", probe.pod, probe.us)
+    });
+    let untold = journal.sessions.iter().enumerate().filter(|(_, session)| {
+        let last = session.words.iter().rev().find_map(|(_, word)| match word {
+            Word::Heard(text) => Some(text.as_str()),
+            Word::Asked(..) => None,
+        });
+        session.code == Some(1012) && !last.is_some_and(|last| last.contains("system:reconnect"))
+    });
+    let untold = untold.map(|(number, _)| format!("drain: session {number} goes without a word"));
+    ready.chain(untold).collect()
+}
+
+/// An instance hears of its end no later than this.
+const NOTICED_US: u64 = 20_000;
+
+/// It closes nothing before this, and is there to be asked.
+const DRAIN_US: u64 = 450_000;
 
 #[cfg(test)]
 mod tests;

@@ -22,10 +22,11 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
         let journal = journal.clone();
         tokio::task::spawn_local(async move {
             loop {
+                let asked_us = trace::now_us();
                 let status = timeout(TIMEOUT, ask(pod)).await.ok().flatten();
                 let us = trace::now_us();
                 trace::note(format_args!("\"pod\":{pod},\"ready\":{}", status.unwrap_or(0)));
-                journal.borrow_mut().probes.push(Probe { us, pod, status });
+                journal.borrow_mut().probes.push(Probe { asked_us, us, pod, status });
                 sleep(INTERVAL).await;
             }
         });

@@ -191,6 +191,7 @@ impl World {
             Step::StopPod(pod) => {
                 // A second signal would end it at once.
                 if let Some(signal) = self.stops.borrow_mut()[pod].signal.take() {
+                    self.journal.borrow_mut().stops.push((now_ms * 1_000, pod));
                     _ = signal.try_send(());
                 }
             }

@@ -1,0 +1,5 @@
+//! Bugs that are planted on purpose in the runtime, as `realtime_core::planted` has them in the
+//! machines, by which they are turned on. Only the builds of the simulation have them.
+
+/// Every planted bug of the runtime.
+pub const NAMES: &[&str] = &["reuse an epoch", "drain without readiness"];
