@@ -45,9 +45,19 @@ pub struct Census {
 pub struct Report {
     /// The instance that counted.
     pub from: BootId,
-    /// Publications, each with the connections that it was handed to. At most
-    /// [`REPORT_RECEIPTS_MAX`].
-    pub receipts: Vec<(Mid, u32)>,
+    /// At most [`REPORT_RECEIPTS_MAX`].
+    pub receipts: Vec<Receipt>,
+}
+
+/// What an instance counted for one publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// The publication.
+    pub mid: Mid,
+    /// Connections that it was handed to.
+    pub recipients: u32,
+    /// Some worker was too busy to take it, and may hand it over later.
+    pub partial: bool,
 }
 
 impl Census {
@@ -122,7 +132,8 @@ impl Beat {
 impl Report {
     /// As it goes over the channel.
     pub fn encode(&self) -> Bytes {
-        let receipts = self.receipts.iter().map(|(mid, recipients)| (mid.0, *recipients)).collect();
+        let receipt = |receipt: &Receipt| (receipt.mid.0, receipt.recipients, receipt.partial);
+        let receipts = self.receipts.iter().map(receipt).collect();
         text(&ReportText { v: FORMAT, from: self.from.0, receipts })
     }
 
@@ -132,7 +143,8 @@ impl Report {
         if report.v != FORMAT || report.receipts.len() > REPORT_RECEIPTS_MAX {
             return None;
         }
-        let receipts = report.receipts.into_iter().map(|(mid, count)| (Mid(mid), count)).collect();
+        let receipt = |(mid, recipients, partial)| Receipt { mid: Mid(mid), recipients, partial };
+        let receipts = report.receipts.into_iter().map(receipt).collect();
         Some(Self { from: BootId(report.from), receipts })
     }
 }
@@ -154,7 +166,7 @@ struct BeatText {
 struct ReportText {
     v: u8,
     from: u64,
-    receipts: Vec<(u64, u32)>,
+    receipts: Vec<(u64, u32, bool)>,
 }
 
 fn text(value: &impl Serialize) -> Bytes {
@@ -168,7 +180,7 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 /// Rooms in one census: with names of 200 bytes about 20 KB in a beat, once a second.
 pub const CENSUS_ROOMS_MAX: usize = 100;
 
-/// Receipts in one report: about 16 KB.
+/// Receipts in one report: about 18 KB.
 pub const REPORT_RECEIPTS_MAX: usize = 512;
 
 /// Longest text that is looked at: twice as much as can be written, names being escaped.
@@ -203,7 +215,10 @@ mod tests {
     #[test]
     fn beats_and_reports_are_read_as_they_were_written() {
         assert_eq!(Beat::decode(&beat().encode()), Some(beat()));
-        let receipts = vec![(Mid(u64::MAX), 0), (Mid(1), u32::MAX)];
+        let receipts = vec![
+            Receipt { mid: Mid(u64::MAX), recipients: 0, partial: true },
+            Receipt { mid: Mid(1), recipients: u32::MAX, partial: false },
+        ];
         let report = Report { from: BootId(3), receipts };
         assert_eq!(Report::decode(&report.encode()), Some(report));
     }
@@ -222,7 +237,8 @@ mod tests {
         ] {
             assert_eq!(Beat::decode(bad.as_bytes()), None, "{bad:.80}");
         }
-        let receipts = vec![(Mid(1), 1); REPORT_RECEIPTS_MAX + 1];
+        let receipt = Receipt { mid: Mid(1), recipients: 1, partial: false };
+        let receipts = vec![receipt; REPORT_RECEIPTS_MAX + 1];
         assert_eq!(Report::decode(&Report { from: BootId(1), receipts }.encode()), None);
     }
 

@@ -2,7 +2,10 @@
 //! answers to joins share one, which is why an answer is exact: everything before it is in the
 //! position it names, everything after it is live.
 
-use std::sync::Arc;
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::{
     cluster::Census,
@@ -60,8 +63,10 @@ pub enum ToShard {
         request: RequestId,
         /// Where the stream is, for this worker; none when positions are off.
         position: Option<Position>,
-        /// Whether nothing was missed since the `since` of the request.
+        /// Whether nothing was missed since the `since` of the request, but for `suffix`.
         recovered: bool,
+        /// What was missed, to be sent after the answer and before anything else of the stream.
+        suffix: Suffix,
     },
     /// The stream can't be made live: the broker is away. The worker stays interested until it says
     /// otherwise, and is sent a `Resync` once the stream is live: it may seat members nevertheless.
@@ -85,6 +90,64 @@ pub enum ToShard {
     },
     /// Say what this worker holds.
     Count,
+}
+
+/// The end of a stream's history: what a member missed. Shared by all who resume by one read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Suffix {
+    entries: Arc<[Missed]>,
+    from: usize,
+}
+
+/// A durable publication that was missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The bytes that members get.
+    pub frame: Frame,
+    /// The event type, for counting.
+    pub kind: Arc<str>,
+    /// A user whose connections skip it.
+    pub exclude_user: Option<Arc<str>>,
+    /// Where it is in the stream.
+    pub position: Position,
+}
+
+impl Suffix {
+    /// The entries from the index `from` on.
+    pub fn new(entries: Arc<[Missed]>, from: usize) -> Self {
+        Self { entries, from }
+    }
+
+    /// The entries, oldest first.
+    pub fn entries(&self) -> &[Missed] {
+        self.entries.get(self.from..).unwrap_or_default()
+    }
+
+    /// Whether nothing was missed.
+    pub fn is_empty(&self) -> bool {
+        self.entries().is_empty()
+    }
+
+    /// What is shared by all suffixes of one read: names it, as long as any of them is there.
+    pub fn shared(&self) -> &Arc<[Missed]> {
+        &self.entries
+    }
+}
+
+impl Missed {
+    /// Whether `user` is to skip it.
+    pub fn is_skipped_for(&self, user: Option<&str>) -> bool {
+        user.is_some() && self.exclude_user.as_deref() == user
+    }
+}
+
+/// Its first and last place name it.
+impl Hash for Suffix {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let place = |missed: &Missed| missed.position;
+        let entries = self.entries();
+        (entries.first().map(place), entries.last().map(place)).hash(state);
+    }
 }
 
 /// One publication, encoded once for all members.

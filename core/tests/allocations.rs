@@ -14,7 +14,7 @@ use realtime_core::{
     entry::Body,
     id::{BootId, ConnectionId, DispatchId, Epoch, Mid, Position, RequestId},
     limits::ShardLimits,
-    link::{Publication, ToRelay, ToShard},
+    link::{Publication, Suffix, ToRelay, ToShard},
     shard::{Action, Actions, Handshake, Identity, Input, Shard},
     stream::StreamName,
     time::{Instant, UnixMillis},
@@ -130,7 +130,12 @@ impl Bed {
         self.actions.clear();
         for request in joins.into_iter().flatten() {
             let position = position(0);
-            self.feed(Input::FromRelay(ToShard::Joined { request, position, recovered: false }));
+            self.feed(Input::FromRelay(ToShard::Joined {
+                request,
+                position,
+                recovered: false,
+                suffix: Suffix::default(),
+            }));
         }
     }
 

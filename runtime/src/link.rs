@@ -22,10 +22,10 @@ use futures_util::{
     stream::{FuturesUnordered, StreamExt},
 };
 use realtime_core::{
-    id::{BootId, Mid, Position, ReadId, WorkerId},
+    id::{BootId, Mid, ReadId, WorkerId},
     limits::RelayLimits,
     link::{ToRelay, ToShard},
-    relay::{Action, Destination, Input, Peer, Relay, RelayStats},
+    relay::{Action, Destination, History, Input, Peer, Relay, RelayStats},
     rng::Rng,
     stream::StreamName,
     time::Instant,
@@ -149,7 +149,7 @@ pub async fn run(
             Happened::Commands(0) => return,
             Happened::Commands(_) => batch.drain(..).for_each(|command| link.command(now, command)),
             Happened::Changed(change) => link.changed(now, change),
-            Happened::Read(read, head) => link.feed(now, Input::HeadRead { read, head }),
+            Happened::Read(read, history) => link.feed(now, Input::Read { read, history }),
             Happened::ProbeSent(result) => {
                 let verdict = link.prober.on_sent(result, now);
                 link.judge(now, verdict);
@@ -169,7 +169,7 @@ enum Happened {
     /// So many commands are in the batch; none when nobody can send any more.
     Commands(usize),
     Changed(Change),
-    Read(ReadId, Option<Position>),
+    Read(ReadId, Option<History>),
     ProbeSent(Result<ProbesSent, BrokerError>),
     /// Another instance was told something.
     Told,
@@ -178,7 +178,7 @@ enum Happened {
 
 type Tell = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-type Read = Pin<Box<dyn Future<Output = (ReadId, Option<Position>)> + Send>>;
+type Read = Pin<Box<dyn Future<Output = (ReadId, Option<History>)> + Send>>;
 
 /// The relay and everything around it.
 struct Link {
@@ -197,10 +197,10 @@ struct Link {
     told: u64,
     /// Who waits for the last of them.
     leaving: Option<oneshot::Sender<()>>,
-    /// Reads of heads on their way, at most [`READS_MAX`].
+    /// Reads of streams on their way, at most [`READS_MAX`].
     reads: FuturesUnordered<Read>,
     /// Those that wait for their turn: at most one a stream.
-    waiting_reads: VecDeque<(ReadId, StreamName)>,
+    waiting_reads: VecDeque<(ReadId, StreamName, Option<u64>)>,
     /// Confirmed subscriptions of the present connection.
     subscriptions: u64,
     /// The log has said that the broker is away.
@@ -265,7 +265,7 @@ impl Link {
             () = spilling => unreachable!("it is never ready"),
             count = commands.recv_many(batch, BATCH) => Happened::Commands(count),
             change = self.connection.change() => Happened::Changed(change),
-            Some((read, head)) = self.reads.next() => Happened::Read(read, head),
+            Some((read, history)) = self.reads.next() => Happened::Read(read, history),
             Some(()) = self.tells.next() => Happened::Told,
             result = self.prober.sent() => Happened::ProbeSent(result),
             () = sleep_until(self.clock.tokio(wake)) => Happened::TimePassed,
@@ -288,10 +288,10 @@ impl Link {
             self.changed(now, change);
         }
         for _ in 0..BATCH {
-            let Some(Some((read, head))) = self.reads.next().now_or_never() else {
+            let Some(Some((read, history))) = self.reads.next().now_or_never() else {
                 break;
             };
-            self.feed(now, Input::HeadRead { read, head });
+            self.feed(now, Input::Read { read, history });
         }
     }
 
@@ -442,8 +442,8 @@ impl Link {
             }
             Action::Subscribe { stream } => self.connection.subscribe(stream),
             Action::Unsubscribe { stream } => self.connection.unsubscribe(stream),
-            Action::ReadHead { read, stream } => {
-                self.waiting_reads.push_back((read, stream));
+            Action::Read { read, stream, after } => {
+                self.waiting_reads.push_back((read, stream, after));
             }
             Action::Receipt { mid, recipients, instances, complete } => {
                 if let Some(receipt) = self.receipts.remove(&mid) {
@@ -483,16 +483,16 @@ impl Link {
 
     fn begin_reads(&mut self) {
         while self.reads.len() < READS_MAX
-            && let Some((read, stream)) = self.waiting_reads.pop_front()
+            && let Some((read, stream, after)) = self.waiting_reads.pop_front()
         {
             let broker = self.broker.clone();
             let epoch = entropy::fresh_epoch(self.clock);
             self.reads.push(Box::pin(async move {
-                let head = broker.read_head(stream, epoch).await;
-                if let Err(BrokerError(reason)) = &head {
-                    tracing::debug!(reason, "a position can't be read");
+                let history = broker.read(stream, epoch, after).await;
+                if let Err(BrokerError(reason)) = &history {
+                    tracing::debug!(reason, "a stream can't be read");
                 }
-                (read, head.ok())
+                (read, history.ok())
             }));
         }
     }
@@ -501,7 +501,7 @@ impl Link {
 /// What is taken from one side before the others have their turn.
 const BATCH: usize = 256;
 
-/// Reads of heads at once: about 2 ms of Redis' time.
+/// Reads of streams at once: heads alone are about 2 ms of Redis' time.
 const READS_MAX: usize = 256;
 
 /// Reports and beats on their way: with one a millisecond, a quarter of a second's.

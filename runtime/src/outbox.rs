@@ -1,14 +1,24 @@
 //! What a socket could not take at once: a byte-bounded queue per connection, within a byte budget
 //! of all connections of a worker.
 
-use std::{cell::Cell, collections::VecDeque, io::IoSlice};
+mod feed;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io::IoSlice,
+    sync::Arc,
+};
 
 use bytes::{Buf, Bytes};
+use realtime_core::link::Suffix;
+
+use self::feed::{Feed, Pinned};
 
 /// Frames waiting for a socket. Owns no memory while it is empty. Frames are shared, not copied.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Item>,
     /// What the queue costs: its bytes and [`ENTRY_BYTES`] for each entry.
     queued_bytes: usize,
     /// A frame that goes out as soon as the one at the front is complete. Not counted.
@@ -17,12 +27,22 @@ pub struct Outbox {
     overflowed: bool,
 }
 
+/// Something that waits.
+#[derive(Debug)]
+enum Item {
+    Frame(Bytes),
+    /// What a member missed. Counts as an entry only: its bytes are shared by all who resume.
+    Feed(Box<Feed>),
+}
+
 /// How much outboxes may hold: each for itself, and all of one worker together.
 #[derive(Debug)]
 pub struct Budget {
     connection_bytes_max: usize,
     total_bytes_max: usize,
     used_bytes: Cell<usize>,
+    /// What is fed to somebody, each counted once.
+    pinned: RefCell<Pinned>,
 }
 
 /// What became of a frame.
@@ -42,7 +62,12 @@ pub enum Queued {
 impl Budget {
     /// At most `connection_bytes_max` in one outbox and `total_bytes_max` in all.
     pub fn new(connection_bytes_max: usize, total_bytes_max: usize) -> Self {
-        Self { connection_bytes_max, total_bytes_max, used_bytes: Cell::new(0) }
+        Self {
+            connection_bytes_max,
+            total_bytes_max,
+            used_bytes: Cell::new(0),
+            pinned: RefCell::default(),
+        }
     }
 
     /// Bytes in all outboxes.
@@ -82,12 +107,33 @@ impl Outbox {
         Queued::Fits
     }
 
+    /// Queues what a member missed, to be sent as the socket drains. It does not fit when all that
+    /// is fed on this worker, each shared piece counted once, would be more than all outboxes may
+    /// hold.
+    pub fn feed(&mut self, suffix: Suffix, skip_user: Option<Arc<str>>, budget: &Budget) -> Queued {
+        if self.overflowed {
+            return Queued::Refused;
+        }
+        let Some(feed) = Feed::new(suffix, skip_user) else { return Queued::Fits };
+        let room = budget.total_bytes_max.saturating_sub(budget.used_bytes());
+        if !budget.pinned.borrow_mut().pin(feed.shared(), room) {
+            self.overflowed = true;
+            return Queued::Overflowed;
+        }
+        self.push_item(Item::Feed(Box::new(feed)), 0, budget);
+        Queued::Fits
+    }
+
     /// Queues a frame whether it fits or not: a close frame, the last one of a connection.
     pub fn push_anyway(&mut self, frame: Bytes, budget: &Budget) {
-        let bytes = frame.len() + ENTRY_BYTES;
-        self.queued_bytes += bytes;
-        budget.used_bytes.set(budget.used_bytes() + bytes);
-        self.queue.push_back(frame);
+        let bytes = frame.len();
+        self.push_item(Item::Frame(frame), bytes, budget);
+    }
+
+    fn push_item(&mut self, item: Item, bytes: usize, budget: &Budget) {
+        self.queued_bytes += bytes + ENTRY_BYTES;
+        budget.used_bytes.set(budget.used_bytes() + bytes + ENTRY_BYTES);
+        self.queue.push_back(item);
     }
 
     /// Puts a frame right behind the one that is being written, in place of an earlier one that
@@ -100,7 +146,7 @@ impl Outbox {
     /// Fills `slices` with what is to be written next, and gives how many it used.
     pub fn front<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let at_most = if self.urgent.is_some() { 1 } else { slices.len() };
-        let frames = self.queue.iter().take(at_most).zip(slices);
+        let frames = self.queue.iter().flat_map(Item::frames).take(at_most).zip(slices);
         frames.map(|(frame, slice)| *slice = IoSlice::new(frame)).count()
     }
 
@@ -110,17 +156,32 @@ impl Outbox {
         budget.used_bytes.set(budget.used_bytes() - self.queued_bytes);
         while written > 0 {
             let front = self.queue.front_mut().expect("no more is written than was queued");
-            let taken = written.min(front.len());
-            front.advance(taken);
-            written -= taken;
-            self.queued_bytes -= taken;
-            if front.is_empty() {
-                self.queue.pop_front();
-                self.queued_bytes -= ENTRY_BYTES;
-                if let Some(urgent) = self.urgent.take() {
-                    self.queued_bytes += urgent.len() + ENTRY_BYTES;
-                    self.queue.push_front(urgent.into());
+            let (taken, is_complete) = match front {
+                Item::Frame(frame) => {
+                    let taken = written.min(frame.len());
+                    frame.advance(taken);
+                    self.queued_bytes -= taken;
+                    (taken, frame.is_empty())
                 }
+                Item::Feed(feed) => feed.advance(written),
+            };
+            written -= taken;
+            if !is_complete {
+                continue; // It ends in the middle of this frame.
+            }
+            let is_over = match front {
+                Item::Frame(_) => true,
+                Item::Feed(feed) => feed.is_over(),
+            };
+            if is_over {
+                self.queued_bytes -= ENTRY_BYTES;
+                if let Some(Item::Feed(feed)) = self.queue.pop_front() {
+                    budget.pinned.borrow_mut().unpin(feed.shared());
+                }
+            }
+            if let Some(urgent) = self.urgent.take() {
+                self.queued_bytes += urgent.len() + ENTRY_BYTES;
+                self.queue.push_front(Item::Frame(urgent.into()));
             }
         }
         if self.queue.is_empty() {
@@ -135,7 +196,23 @@ impl Outbox {
     /// Throws away what is queued. Must be called before an outbox is dropped: the budget is told.
     pub fn clear(&mut self, budget: &Budget) {
         budget.used_bytes.set(budget.used_bytes() - self.queued_bytes);
+        for item in &self.queue {
+            if let Item::Feed(feed) = item {
+                budget.pinned.borrow_mut().unpin(feed.shared());
+            }
+        }
         *self = Self { overflowed: self.overflowed, ..Self::default() };
+    }
+}
+
+impl Item {
+    /// What of it is still to be written, frame by frame.
+    fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let (frame, feed) = match self {
+            Self::Frame(frame) => (Some(&**frame), None),
+            Self::Feed(feed) => (None, Some(feed.frames())),
+        };
+        frame.into_iter().chain(feed.into_iter().flatten())
     }
 }
 

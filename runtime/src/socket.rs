@@ -17,11 +17,12 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
-use realtime_core::wire::CloseCode;
+use realtime_core::{link::Suffix, wire::CloseCode};
 use tokio::io::ReadBuf;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
@@ -90,6 +91,17 @@ pub enum Sent {
     Refused,
 }
 
+impl From<Queued> for Sent {
+    fn from(queued: Queued) -> Self {
+        match queued {
+            Queued::Fits => Self::Accepted,
+            Queued::Congested => Self::Congested,
+            Queued::Overflowed => Self::Overflowed,
+            Queued::Refused => Self::Refused,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
@@ -134,6 +146,16 @@ impl<S: Stream> Socket<S> {
         self.write(frame, |written| Bytes::copy_from_slice(&frame[written..]))
     }
 
+    /// Sends what was missed as the socket drains: behind what is queued, before what comes next.
+    pub fn feed(&mut self, suffix: Suffix, skip_user: Option<Arc<str>>) -> Sent {
+        if self.phase != Phase::Open || self.stream.is_none() {
+            return Sent::Refused;
+        }
+        let queued = self.outbox.feed(suffix, skip_user, &self.bounds.budget);
+        self.wake();
+        queued.into()
+    }
+
     /// Queues a close frame behind everything else. Nothing is sent after it.
     pub fn close(&mut self, frame: &[u8]) {
         match self.phase {
@@ -175,12 +197,7 @@ impl<S: Stream> Socket<S> {
         } else if asleep {
             self.wake();
         }
-        match queued {
-            Queued::Fits => Sent::Accepted,
-            Queued::Congested => Sent::Congested,
-            Queued::Overflowed => Sent::Overflowed,
-            Queued::Refused => Sent::Refused,
-        }
+        queued.into()
     }
 
     fn wake(&mut self) {

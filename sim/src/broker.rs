@@ -6,6 +6,7 @@ use bytes::Bytes;
 use realtime_core::{
     entry::{Body, Entry, Place},
     id::{Epoch, Mid, Position},
+    relay::History,
     time::Instant,
 };
 
@@ -26,16 +27,24 @@ pub struct Broker {
     /// Data of earlier moments, the oldest first.
     copies: VecDeque<(Instant, BTreeMap<StreamId, Meta>)>,
     taken: u64,
+    /// Entries that a history keeps.
+    history: usize,
 }
 
-/// Where a stream is.
-#[derive(Clone, Copy, Debug)]
+/// Where a stream is, and the end of its history.
+#[derive(Clone, Debug)]
 struct Meta {
     node: NodeId,
     version: u64,
+    log: VecDeque<Bytes>,
 }
 
 impl Broker {
+    /// A broker that keeps so many entries of each stream.
+    pub fn new(history: usize) -> Self {
+        Self { history, ..Self::default() }
+    }
+
     /// Numbers and encodes a publication.
     pub fn publish(
         &mut self,
@@ -61,7 +70,15 @@ impl Broker {
         self.taken += 1;
         truth.publications[number].taken =
             Some(Taken { node: Some(meta.node), order: self.taken, version: meta.version });
-        Entry { place, body }.encode()
+        let bytes = Entry { place, body }.encode();
+        if class == Class::Durable {
+            let log = &mut self.data.get_mut(&stream).expect("it was made").log;
+            log.push_back(bytes.clone());
+            if log.len() > self.history {
+                log.pop_front();
+            }
+        }
+        bytes
     }
 
     /// Takes a message of an ingress channel, which has no place in its stream.
@@ -73,11 +90,27 @@ impl Broker {
 
     /// Where a stream is; its numbering begins here if it has none.
     pub fn head(&mut self, truth: &mut Truth, stream: StreamId, epoch: Epoch) -> Position {
-        let meta = self
-            .data
-            .entry(stream)
-            .or_insert_with(|| Meta { node: truth.grow(origin(stream, epoch)), version: 0 });
+        let meta = self.data.entry(stream).or_insert_with(|| Meta {
+            node: truth.grow(origin(stream, epoch)),
+            version: 0,
+            log: VecDeque::new(),
+        });
         truth.node(meta.node).position
+    }
+
+    /// Where a stream is, and what of its history comes after an offset.
+    pub fn read(
+        &mut self,
+        truth: &mut Truth,
+        stream: StreamId,
+        epoch: Epoch,
+        after: Option<u64>,
+    ) -> History {
+        let head = self.head(truth, stream, epoch);
+        let log = &self.data[&stream].log;
+        let count = after.map_or(0, |after| head.offset.saturating_sub(after));
+        let skip = log.len().saturating_sub(usize::try_from(count).expect("runs are short"));
+        History { head, entries: log.iter().skip(skip).cloned().collect() }
     }
 
     /// Where a stream is, if it has a numbering.

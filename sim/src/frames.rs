@@ -55,6 +55,8 @@ pub struct All<'a> {
     /// A position.
     #[serde(borrow)]
     pub id: Option<&'a str>,
+    /// Whether nothing was missed.
+    pub recovered: Option<bool>,
 }
 
 /// Takes the frames of one write apart. Simulated writes hold whole frames.

@@ -30,6 +30,10 @@ impl Plan {
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = labelled(seed, "plan");
         let mut knobs = knobs(&mut labelled(seed, "knobs"));
+        let mut histories = labelled(seed, "knobs/history");
+        if histories.below(4) == 0 {
+            knobs.history = [1, 3, 10][index(histories.below(3))];
+        }
         let is_calm = rng.below(4) == 0;
         if is_calm {
             knobs.calm();
@@ -122,6 +126,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
         coalesced_bytes: index(odd(usual.coalesced_bytes as u64, &[0, 200])),
         expected: small(odd(usual.expected.into(), &[0, 2])),
         head_reads: small(odd(usual.head_reads.into(), &[1])),
+        history: usual.history,
         ping_ms: odd(usual.ping_ms, &[500, 2_000, 5_000]),
         join_timeout_ms: odd(usual.join_timeout_ms, &[3, 100, 500, 500]),
         per_user: small(odd(usual.per_user.into(), &[1, 2])),

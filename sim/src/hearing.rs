@@ -32,6 +32,8 @@ pub struct Rules {
     pub sets_back: bool,
     /// Whether the truth has every numbering, also those in which nothing was published.
     pub is_complete: bool,
+    /// How far back every client that returns must be given what it missed.
+    pub recovers: Option<usize>,
     /// Which publication a payload comes from.
     pub marker: fn(&str) -> Option<u64>,
 }
@@ -158,6 +160,32 @@ impl Hearing<'_> {
         node.map(Some).ok_or_else(|| Failure::new("order", format!("{name} never was at {id}")))
     }
 
+    /// The client is told where a stream is that it joins. Who has recovered goes on from where it
+    /// was: what it missed comes next.
+    fn enter(
+        &mut self,
+        stream: StreamId,
+        id: Option<&str>,
+        since: Option<NodeId>,
+        recovered: Option<bool>,
+    ) -> Verdict {
+        let node = self.place(stream, id)?;
+        let lacking = since.zip(node).and_then(|(since, node)| self.truth.distance(since, node));
+        let name = self.truth.name(stream);
+        if recovered == Some(true) && lacking.is_none() {
+            return Err(Failure::new("missed", format!("{name} is not recovered")));
+        }
+        let is_kept = lacking.zip(self.rules.recovers).is_some_and(|(n, kept)| n <= kept);
+        if recovered == Some(false) && is_kept {
+            return Err(Failure::new("missed", format!("{name} could have been recovered")));
+        }
+        self.start(stream, id)?;
+        if recovered == Some(true) {
+            self.session.streams.get_mut(&stream).expect("it has started").at = since;
+        }
+        Ok(())
+    }
+
     fn start(&mut self, stream: StreamId, id: Option<&str>) -> Verdict {
         let node = self.place(stream, id)?;
         if let Some(node) = node
@@ -177,10 +205,14 @@ impl Hearing<'_> {
         }
         if let Some(user) = payload.user_id {
             let own = self.truth.stream(&format!("user:{user}"));
-            self.start(own, payload.id)?;
+            let since = self.session.since.get(&own).copied();
+            self.enter(own, payload.id, since, payload.recovered)?;
         }
         let all = self.truth.stream("all");
-        self.start(all, payload.all.as_ref().and_then(|all| all.id))?;
+        let since = self.session.since.get(&all).copied();
+        let (id, recovered) =
+            payload.all.as_ref().map_or((None, None), |all| (all.id, all.recovered));
+        self.enter(all, id, since, recovered)?;
         Ok(Heard::Greeted)
     }
 
@@ -192,21 +224,15 @@ impl Hearing<'_> {
         };
         let stream = self.truth.stream(&wanted);
         let node = self.place(stream, payload.id)?;
-        if payload.recovered == Some(true) {
-            let user = self.session.user.as_deref();
-            let is_true = since
-                .zip(node)
-                .is_some_and(|(since, node)| self.truth.nothing_between(since, node, user));
-            if !is_true {
-                return Err(Failure::new("missed", format!("{room} is not recovered")));
-            }
-        }
         if let Some(node) = node
             && self.session.streams.contains_key(&stream)
         {
+            // It is a member already, and misses nothing.
             order::repeated(self.truth, self.session, stream, node)?;
+            self.start(stream, payload.id)?;
+        } else {
+            self.enter(stream, payload.id, since, payload.recovered)?;
         }
-        self.start(stream, payload.id)?;
         Ok(Heard::Joined)
     }
 

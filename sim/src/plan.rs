@@ -46,6 +46,9 @@ pub struct Knobs {
     pub expected: u32,
     /// Reads of one head.
     pub head_reads: u32,
+    /// Entries that the history of a stream keeps.
+    #[serde(default = "usual_history")]
+    pub history: usize,
     /// Silence after which a peer is pinged; it is closed after twice that.
     pub ping_ms: u64,
     /// How long a join may take.
@@ -212,19 +215,27 @@ impl Plan {
             && !self.has_step(|step| matches!(step, Step::Stall(_)))
     }
 
-    /// Whether nothing that goes wrong can make anything be missed, however much is delayed.
+    /// Whether nothing that goes wrong can make anything be missed for good, however much is
+    /// delayed or has to be read from the history.
     pub fn is_lossless(&self) -> bool {
         let is_harmless = |fault: &Fault| {
             matches!(
                 fault.what,
                 Trouble::Twice
+                    | Trouble::LinkCut(_)
+                    | Trouble::Restart(Data::Kept)
+                    | Trouble::Crash
+                    | Trouble::Drain(_)
                     | Trouble::ReadsSlow(_)
                     | Trouble::RepliesLost
                     | Trouble::SlowWorker(..)
                     | Trouble::Clock(_)
             )
         };
-        self.knobs.is_roomy() && self.faults.iter().all(is_harmless)
+        let reads = Knobs::usual().head_reads;
+        self.knobs.is_roomy()
+            && self.knobs.head_reads >= reads
+            && self.faults.iter().all(is_harmless)
     }
 
     /// Whether a client does something of this kind.
@@ -255,6 +266,7 @@ impl Knobs {
             coalesced_bytes: 1 << 16,
             expected: 1_024,
             head_reads: 3,
+            history: usual_history(),
             ping_ms: 30_000,
             join_timeout_ms: 5_000,
             per_user: 100,
@@ -275,6 +287,7 @@ impl Knobs {
         self.in_flight = usual.in_flight;
         self.held_bytes = usual.held_bytes;
         self.expected = usual.expected;
+        self.history = usual.history;
         self.outbox_bytes = usual.outbox_bytes;
         self.join_timeout_ms = usual.join_timeout_ms;
         self.to_worker_us = usual.to_worker_us;
@@ -287,11 +300,18 @@ impl Knobs {
             && self.in_flight >= usual.in_flight
             && self.held_bytes >= usual.held_bytes
             && self.expected >= usual.expected
+            && self.history >= usual.history
             && self.outbox_bytes >= usual.outbox_bytes
             && self.join_timeout_ms >= usual.join_timeout_ms
             && self.to_worker_us <= usual.to_worker_us
             && self.network_us <= 10 * usual.network_us
     }
+}
+
+/// More than runs publish to one stream. Plans that were written before there were histories have
+/// none of their own.
+fn usual_history() -> usize {
+    2_048
 }
 
 /// So many milliseconds after the start.

@@ -57,6 +57,8 @@ pub struct Session {
     pub limited: bool,
     /// It broke the protocol.
     pub misbehaved: bool,
+    /// Where it said that it was in the streams of its greeting.
+    pub since: BTreeMap<StreamId, NodeId>,
     /// What it is a member of, as it was told.
     pub streams: BTreeMap<StreamId, Seen>,
     /// The newest epochs it was told.
@@ -154,6 +156,7 @@ impl Session {
             errors: 0,
             limited: false,
             misbehaved: false,
+            since: BTreeMap::new(),
             streams: BTreeMap::new(),
             epochs: Epochs::default(),
             asked: BTreeMap::new(),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use realtime_core::{
     id::{Epoch, Mid, Position},
     time::Instant,
+    wire::encode,
 };
 
 use crate::plan::{Class, PublishPlan};
@@ -62,7 +63,10 @@ pub struct Publication {
     pub announced: Instant,
     /// Connections that its frame was handed to.
     pub all: u32,
-    /// Those of them that were members before it was published.
+    /// Lives of instances that were subscribed when it was published.
+    pub subscribers: Vec<(usize, u32)>,
+    /// Those of the connections that were members of one of these before it was published: who is
+    /// given it later is not counted for its publisher.
     pub members: u32,
     /// When that was last.
     pub last_handed: Option<Instant>,
@@ -118,6 +122,7 @@ impl Truth {
             taken: None,
             announced,
             all: 0,
+            subscribers: Vec::new(),
             members: 0,
             last_handed: None,
         };
@@ -166,6 +171,24 @@ impl Truth {
         &self.nodes[node]
     }
 
+    /// The id of a place, as clients see it.
+    pub fn id(&self, node: NodeId) -> String {
+        let mut id = Vec::new();
+        encode::id(&mut id, self.node(node).position);
+        String::from_utf8(id).expect("ids are text")
+    }
+
+    /// How many publications lead from one place to another; none when none do.
+    pub fn distance(&self, from: NodeId, to: NodeId) -> Option<usize> {
+        let mut at = to;
+        let mut distance = 0;
+        while at != from {
+            at = self.node(at).prev?;
+            distance += 1;
+        }
+        Some(distance)
+    }
+
     /// Whether everything after `from` up to `to` is nothing that `user` is to get.
     pub fn nothing_between(&self, from: NodeId, to: NodeId, user: Option<&str>) -> bool {
         let mut at = to;
@@ -190,9 +213,9 @@ impl Publication {
 
     /// Notes that its frame was handed to a connection, which was a member before the publication
     /// was or not.
-    pub fn hand(&mut self, was_member: bool, now: Instant) {
+    pub fn hand(&mut self, life: (usize, u32), was_member: bool, now: Instant) {
         self.all += 1;
-        self.members += u32::from(was_member);
+        self.members += u32::from(was_member && self.subscribers.contains(&life));
         self.last_handed = Some(now);
     }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use realtime_core::{
     entry::{Body, Place},
     id::{BootId, Epoch, Mid, Position},
+    relay::History,
     time::UnixMillis,
 };
 use realtime_runtime::broker::{
@@ -206,13 +207,41 @@ async fn any_valid_name_is_a_stream_of_its_own() {
 #[tokio::test]
 async fn a_head_is_made_once_and_then_follows_the_publications() {
     on_both(retention(), async |broker| {
-        let head = |epoch| broker.read_head(stream("event:1"), Epoch(epoch));
+        let head = async |epoch| {
+            let read = broker.read(stream("event:1"), Epoch(epoch), None).await;
+            read.map(|history| history.head)
+        };
         let start = Position { epoch: Epoch(5), ..Position::default() };
         assert_eq!(head(5).await, Ok(start));
         assert_eq!(head(6).await, Ok(start));
         let first = broker.publish(publish("event:1", 1)).await.unwrap().position.unwrap();
         assert_eq!(first, Position { epoch: Epoch(5), offset: 1, mid: Mid(1) });
         assert_eq!(head(7).await, Ok(first));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_read_gives_what_comes_after_an_offset_as_far_as_it_is_kept() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["user:1"]).await;
+        let mut entries = Vec::new();
+        for mid in 1..=5 {
+            broker.publish(publish("user:1", mid)).await.unwrap();
+            entries.push(entry(&mut subscription, "user:1").await.encode());
+        }
+        for (after, kept) in [
+            (None, &entries[5..]),
+            (Some(0), &entries[2..]), // The history of a user has three entries.
+            (Some(1), &entries[2..]),
+            (Some(3), &entries[3..]),
+            (Some(5), &entries[5..]),
+            (Some(u64::MAX), &entries[5..]),
+        ] {
+            let history = broker.read(stream("user:1"), Epoch(9), after).await.unwrap();
+            let expected = History { head: position(5, 5), entries: kept.to_vec() };
+            assert_eq!(history, expected, "{after:?}");
+        }
     })
     .await;
 }
@@ -232,7 +261,8 @@ async fn without_a_history_nothing_is_numbered_but_keys_are_honoured() {
             assert_eq!((entry.place, entry.body.encode()), (place, request.body));
         }
         assert!(broker.publish(keyed("event:1", 4, "k")).await.unwrap().duplicate);
-        assert_eq!(broker.read_head(stream("event:1"), EPOCH).await, Ok(Position::default()));
+        let nothing = broker.read(stream("event:1"), EPOCH, Some(0)).await;
+        assert_eq!(nothing, Ok(History::default()));
     })
     .await;
 }

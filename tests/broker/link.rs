@@ -93,7 +93,7 @@ impl Instance {
     /// Hears that `request` is seated at `position`.
     async fn seated(&mut self, worker: usize, request: u64) -> (Option<Position>, bool) {
         let message = self.hear(worker).await;
-        let ToShard::Joined { request: found, position, recovered } = message else {
+        let ToShard::Joined { request: found, position, recovered, .. } = message else {
             panic!("not an answer to {request}: {message:?}");
         };
         assert_eq!(found, RequestId(request));

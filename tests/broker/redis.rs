@@ -103,7 +103,7 @@ async fn a_lost_position_begins_a_new_epoch_and_drops_the_history() {
     let length: u32 = redis::cmd("LLEN").arg("realtime:{event:1}:log").query(&mut client).unwrap();
     assert_eq!(length, 1);
     redis::cmd("DEL").arg("realtime:{event:1}:meta").exec(&mut client).unwrap();
-    broker.read_head(stream("event:1"), Epoch(100)).await.unwrap();
+    broker.read(stream("event:1"), Epoch(100), None).await.unwrap();
     let length: u32 = redis::cmd("LLEN").arg("realtime:{event:1}:log").query(&mut client).unwrap();
     assert_eq!(length, 0);
 }
@@ -118,7 +118,8 @@ async fn scripts_that_redis_forgot_are_sent_again() {
         assert_eq!(published.position.unwrap().offset, offset as u64 + 1);
     }
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut client).unwrap();
-    assert_eq!(broker.read_head(stream("event:1"), EPOCH).await, Ok(position(2, 2)));
+    let read = broker.read(stream("event:1"), EPOCH, None).await.unwrap();
+    assert_eq!(read.head, position(2, 2));
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut client).unwrap();
     assert!(broker.publish(latest("event:1", 3, "f")).await.is_ok());
 }
@@ -169,8 +170,9 @@ async fn a_redis_without_memory_or_mastership_refuses_and_nothing_is_changed() {
         assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
     }
     // Nobody is kept from connecting and joining by that.
-    assert_eq!(broker.read_head(stream("event:1"), Epoch(9)).await.unwrap(), position(1, 1));
-    assert_eq!(broker.read_head(stream("event:2"), Epoch(9)).await.unwrap().epoch, Epoch(9));
+    let head = async |name| broker.read(stream(name), Epoch(9), None).await.unwrap().head;
+    assert_eq!(head("event:1").await, position(1, 1));
+    assert_eq!(head("event:2").await.epoch, Epoch(9));
     config("maxmemory", "0");
     let mut client = server.client();
     let nowhere = RedisServer::later();
@@ -227,7 +229,7 @@ async fn a_redis_that_is_away_refuses_at_once_and_is_found_when_it_comes() {
     let refused = tokio::time::timeout(Duration::from_millis(500), async {
         assert!(broker.subscribe().await.is_err());
         assert!(broker.probe(1).await.is_err());
-        assert!(broker.read_head(stream("all"), EPOCH).await.is_err());
+        assert!(broker.read(stream("all"), EPOCH, None).await.is_err());
         broker.publish(publish("all", 1)).await
     });
     let refused = refused.await.expect("it takes its time");

@@ -26,5 +26,6 @@ mod messages;
 mod metrics;
 mod outage;
 mod receipts;
+mod resume;
 mod rooms;
 mod tokens;

@@ -10,7 +10,7 @@ use crate::{
     entry::Body,
     id::{BootId, ConnectionId, DeliveryId, DispatchId, Epoch, Mid, Position, RequestId},
     limits::ShardLimits,
-    link::{Publication, ToRelay, ToShard},
+    link::{Publication, Suffix, ToRelay, ToShard},
     shard::{Action, Actions, Handshake, Identity, Input, Reference, Refusal, Shard, VerifyError},
     stream::StreamName,
     time::{Instant, UnixMillis},
@@ -224,7 +224,12 @@ impl World {
         }
         let position = self.position(&stream);
         let recovered = nth.is_multiple_of(2) && position.is_some();
-        self.feed(Input::FromRelay(ToShard::Joined { request, position, recovered }));
+        self.feed(Input::FromRelay(ToShard::Joined {
+            request,
+            position,
+            recovered,
+            suffix: Suffix::default(),
+        }));
     }
 
     /// Loses `missed` publications of a stream and says so.
@@ -458,6 +463,7 @@ impl World {
                 assert_eq!(self.peer(conn).stage, Stage::Open, "sent to an open connection");
                 self.saw(conn, frame.of(bytes));
             }
+            Action::Feed { .. } => panic!("nothing was missed"),
             Action::Ping { conn } => assert_eq!(self.peer(conn).stage, Stage::Open),
             Action::Close { conn, .. } => {
                 self.advance_stage(conn, &[Stage::Open], Stage::Closing);

@@ -55,12 +55,12 @@ pub enum Input {
         /// What it brought.
         bytes: Bytes,
     },
-    /// `ReadHead` was carried out.
-    HeadRead {
+    /// `Action::Read` was carried out.
+    Read {
         /// Which one.
         read: ReadId,
-        /// The head of the stream; none when the broker could not say.
-        head: Option<Position>,
+        /// What was read; none when the broker could not say.
+        history: Option<History>,
     },
     /// The service is about to publish and wants to know how many connections were reached. Comes
     /// before the broker is asked to publish.
@@ -90,6 +90,16 @@ pub enum Input {
     Leaving,
     /// The deadline that `next_deadline` named has passed.
     TimedOut,
+}
+
+/// Where a stream is, and what of its history was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The place of the newest durable publication.
+    pub head: Position,
+    /// Durable entries as they are kept, oldest first, the newest one last. The oldest ones may be
+    /// gone.
+    pub entries: Vec<Bytes>,
 }
 
 /// Where bytes came from.
@@ -163,11 +173,13 @@ pub enum Action {
         stream: StreamName,
     },
     /// Read where `stream` is, creating its meta key if there is none.
-    ReadHead {
+    Read {
         /// Names the read in the answer.
         read: ReadId,
         /// The stream.
         stream: StreamName,
+        /// Also read what is kept after this offset.
+        after: Option<u64>,
     },
     /// All have reported, or no more can be learned: answer whoever waits for `mid`. Each
     /// `Expected` gets one of these or `Unexpected`, at its deadline at the latest.

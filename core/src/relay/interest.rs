@@ -10,7 +10,7 @@ use crate::{
 
 use super::{
     Action, Relay, Turn,
-    stream::{Head, Subscription, Waiting, is_at},
+    stream::{Head, Subscription, Waiting},
     streams::StreamIndex,
 };
 
@@ -38,8 +38,9 @@ impl Relay {
         let join = Waiting { worker, request, since };
         let is_live =
             stream.head == Head::Live || planted!("answer a join before its stream is live");
-        if is_live && !behind {
-            return self.answer(index, &join, turn);
+        let is_answered = is_live && !behind && !join.needs_more(stream.last, None);
+        if is_answered {
+            return self.answer(index, &join, None, turn);
         }
         let away = self.link.is_none() || stream.awaits_retry();
         if away || self.waiting >= WAITING_MAX {
@@ -65,11 +66,12 @@ impl Relay {
             }
             (Subscription::Leaving, _) => self.set_patience(index, turn),
             (Subscription::Confirmed, Head::Unknown) => self.begin(index, turn),
+            (Subscription::Confirmed, Head::Live) => self.catch_up(index, turn),
             (Subscription::Asked, _) if planted!("let joins put off a subscription") => {
                 self.set_timer(index, Some(turn.now + self.limits.subscribe_timeout));
             }
             // It is asked again in its time, however often members come and go meanwhile.
-            (Subscription::Asked | Subscription::Confirmed, _) => {}
+            (Subscription::Asked, _) | (Subscription::Confirmed, Head::Reading) => {}
         }
     }
 
@@ -84,6 +86,7 @@ impl Relay {
         if let Some(busy) = &mut stream.busy {
             let before = busy.waiting.len();
             busy.waiting.retain(|waiting| waiting.worker != worker);
+            busy.behind.retain(|behind| behind.worker != worker);
             self.waiting -= before - busy.waiting.len();
         }
         if seat.behind {
@@ -264,31 +267,7 @@ impl Relay {
         if self.limits.positions {
             self.read_head(index, turn);
         } else {
-            self.go_live(index, None, turn);
-        }
-    }
-
-    /// Tells a worker that the stream is live for it.
-    pub(super) fn answer(&self, index: StreamIndex, join: &Waiting, turn: &mut Turn<'_>) {
-        let position = self.streams[index].last;
-        let recovered = is_at(join.since, position);
-        let message = ToShard::Joined { request: join.request, position, recovered };
-        turn.actions.push(Action::ToShard { worker: join.worker, message });
-    }
-
-    /// Answers the joins of one worker that has caught up.
-    pub(super) fn answer_worker(
-        &mut self,
-        index: StreamIndex,
-        worker: WorkerId,
-        turn: &mut Turn<'_>,
-    ) {
-        let Some(busy) = &mut self.streams[index].busy else { return };
-        let of_worker = |waiting: &mut Waiting| waiting.worker == worker;
-        let joins: Vec<Waiting> = busy.waiting.extract_if(.., of_worker).collect();
-        self.waiting -= joins.len();
-        for join in &joins {
-            self.answer(index, join, turn);
+            self.go_live(index, None, None, turn);
         }
     }
 
@@ -365,6 +344,7 @@ impl Relay {
 
     /// Forgets a stream that nobody wants and that is not subscribed.
     fn forget(&mut self, index: StreamIndex) {
+        drop(self.stop(index)); // What is read for nobody.
         self.set_timer(index, None);
         self.dequeue(index);
         self.set_subscription(index, Subscription::Idle);

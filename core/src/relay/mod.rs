@@ -1,10 +1,12 @@
 //! The cluster side of an instance.
 //!
 //! A relay keeps a record of each stream that some worker wants: `interest` brings it from unknown
-//! to subscribed and back, `order` from subscribed to live and keeps its order, `outlet` sends what
+//! to subscribed and back, `order` from subscribed to live and keeps its order, `history` fills in
+//! what was missed, `outlet` sends what
 //! comes of it to the workers and bounds what is on its way to them, `receipts` counts whom
 //! publications reached, here and on other instances, of which `peers` knows.
 
+mod history;
 mod input;
 mod interest;
 mod order;
@@ -19,7 +21,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use input::{Action, Channel, Destination, Ingress, Input, RunId};
+pub use input::{Action, Channel, Destination, History, Ingress, Input, RunId};
 pub use peers::Peer;
 pub use stats::RelayStats;
 
@@ -130,7 +132,7 @@ impl Relay {
                     self.report_heard(&bytes, turn);
                 }
             }
-            Input::HeadRead { read, head } => self.head_read(read, head, turn),
+            Input::Read { read, history } => self.history_read(read, history, turn),
             Input::Expected { mid, stream, deadline } => {
                 let max = self.limits.expected_max;
                 if !self.outlet.receipts.expect(mid, stream, deadline, max) {
@@ -200,7 +202,7 @@ impl Relay {
             return;
         };
         let Some(index) = self.streams.find(&name) else { return };
-        let forward = Forward { body: &body, position: None, source: None };
+        let forward = Forward { body: &body, position: None, before: None, source: None };
         self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 

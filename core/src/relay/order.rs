@@ -1,25 +1,27 @@
 //! What arrives on the channel of a stream, and how its order is kept.
 //!
 //! A live stream accepts an entry that follows the last one. Anything else than that, or one that
-//! is known already, sends the stream back to reading its head, holding what arrives meanwhile:
-//! then either what is held joins up with the last position, and nothing was missed; or members are
-//! told that something was.
+//! is known already, sends the stream back to reading its head and what of its history comes after
+//! the last one, holding what arrives meanwhile: then what was missed is forwarded in its place;
+//! or, where the history does not prove that it is complete, members are told that something is
+//! lacking.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     entry::{Entry, Place},
-    id::{Generation, Position, ReadId, WorkerId},
+    id::{Generation, Mid, Position, ReadId, WorkerId},
     stream::{StreamKind, StreamName},
 };
 
 use super::{
-    Action, Relay, Turn,
+    Action, History, Relay, Turn,
+    history::{Run, before},
     outlet::Forward,
     receipts::Source,
-    stream::{Head, Resumption, Verdict, durable, follows},
+    stream::{Head, Resumption, Verdict, durable, follows, mid},
     streams::StreamIndex,
 };
 
@@ -47,10 +49,10 @@ impl Relay {
             (None, Err(_)) => return,
         };
         match self.streams[index].head {
-            Head::Unknown => self.outlet.receipts.missed(Source::of(&entry), turn),
+            Head::Unknown => self.miss(index, &[entry], turn),
             Head::Reading => self.hold(index, entry, bytes.len(), turn),
             Head::Live if self.limits.positions => self.accept(index, entry, bytes.len(), turn),
-            Head::Live => self.forward(index, &entry, None, turn),
+            Head::Live => self.forward(index, &entry, None, None, turn),
         }
     }
 
@@ -77,7 +79,8 @@ impl Relay {
         match stream.judge(position, prev) {
             Verdict::Next => {
                 stream.advance(position);
-                self.forward(index, &entry, Some(position), turn);
+                self.forward(index, &entry, Some(position), Some(prev), turn);
+                self.keep_for_read(index, entry, bytes);
             }
             Verdict::Duplicate => {
                 self.outlet.stats.duplicates += 1;
@@ -90,11 +93,26 @@ impl Relay {
             Verdict::Suspect => {
                 turn.actions.push(Action::Reach("relay_order_suspect"));
                 stream.head = Head::Reading;
+                stream.busy().drop_held();
                 self.hold(index, entry, bytes, turn);
                 if self.streams[index].head == Head::Reading {
                     self.read_head(index, turn);
                 }
             }
+        }
+    }
+
+    /// Keeps an entry that was forwarded while the history is read: what is read may end before it.
+    fn keep_for_read(&mut self, index: StreamIndex, entry: Entry, bytes: usize) {
+        let bytes_max = self.limits.held_bytes_max;
+        let Some(busy) = &mut self.streams[index].busy else { return };
+        if busy.read.is_none() {
+            return;
+        }
+        busy.held.push(entry);
+        busy.held_bytes += bytes + size_of::<Entry>();
+        if busy.held_bytes > bytes_max {
+            busy.drop_held(); // It is read once more.
         }
     }
 
@@ -115,74 +133,107 @@ impl Relay {
         }
         turn.actions.push(Action::Reach("relay_held_overflow"));
         if let Some(resumption) = busy.newest(last) {
-            return self.go_live(index, Some(resumption), turn);
+            return self.go_live(index, Some(resumption), None, turn);
         }
         let held = std::mem::take(&mut busy.held);
         busy.held_bytes = 0;
         busy.covered = 0;
         stream.seats.iter_mut().for_each(|seat| seat.owed = true);
-        self.miss(&held, turn);
+        self.miss(index, &held, turn);
     }
 
     /// Asks for the head of a stream that some worker wants.
     pub(super) fn read_head(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
         self.set_timer(index, None);
+        let stream = &mut self.streams[index];
+        if stream.head == Head::Live {
+            stream.busy().drop_held();
+        }
+        stream.head = Head::Reading;
+        self.ask(index, turn);
+    }
+
+    /// Asks where a stream is, and for what of its history is needed.
+    pub(super) fn ask(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
         let read = ReadId(self.next_read);
         self.next_read += 1;
         self.reads.insert(read, index);
         let stream = &mut self.streams[index];
-        stream.head = Head::Reading;
+        let after = stream.needed_after();
         let busy = stream.busy();
-        busy.read = Some(read);
+        if let Some(earlier) = busy.read.replace(read) {
+            self.reads.remove(&earlier);
+        }
+        busy.after = after;
         busy.reads += 1;
         busy.covered = busy.held.len();
         busy.unreadable = false;
-        turn.actions.push(Action::ReadHead { read, stream: stream.name.clone() });
+        turn.actions.push(Action::Read { read, stream: stream.name.clone(), after });
     }
 
     /// The broker has said where a stream is, or that it can't.
-    pub(super) fn head_read(&mut self, read: ReadId, head: Option<Position>, turn: &mut Turn<'_>) {
+    pub(super) fn history_read(
+        &mut self,
+        read: ReadId,
+        history: Option<History>,
+        turn: &mut Turn<'_>,
+    ) {
         let Some(index) = self.reads.remove(&read) else { return };
         let stream = &mut self.streams[index];
-        let last = stream.last;
-        let busy = stream.busy();
-        busy.read = None;
-        if let Some(head) = head {
-            busy.failures = 0;
-            // The head may be older than what could not be read.
-            let unreadable = busy.unreadable;
-            if unreadable && busy.reads < self.limits.head_reads_max {
-                self.read_head(index, turn);
-            } else if let Some(mut resumption) = busy.resume(last, head) {
-                resumption.missed |= unreadable && last.is_some();
-                self.go_live(index, Some(resumption), turn);
-            } else if busy.reads < self.limits.head_reads_max {
-                self.read_head(index, turn);
-            } else {
-                turn.actions.push(Action::Reach("relay_head_never_joins_up"));
-                let (from, missed) = (busy.held.len(), last.is_some());
-                let at_head = Resumption { base: head, from, missed };
-                let resumption = busy.newest(last).unwrap_or(at_head);
-                self.go_live(index, Some(resumption), turn);
+        stream.busy().read = None;
+        match history {
+            history if stream.head == Head::Live => self.caught_up(index, history.as_ref(), turn),
+            Some(history) => self.resume(index, &history, turn),
+            None => {
+                turn.actions.push(Action::Reach("relay_head_unreadable"));
+                let busy = stream.busy();
+                busy.failures += 1;
+                busy.reads = 0;
+                let pause = backoff(busy.failures);
+                let jitter = u64::try_from(pause.as_nanos() / 2).unwrap_or(u64::MAX);
+                let jitter = Duration::from_nanos(self.rng.below(jitter));
+                self.set_timer(index, Some(turn.now + pause / 2 + jitter));
+                self.refuse_all(index, turn);
             }
-        } else {
-            turn.actions.push(Action::Reach("relay_head_unreadable"));
-            busy.failures += 1;
-            busy.reads = 0;
-            let pause = backoff(busy.failures);
-            let jitter = self.rng.below(u64::try_from(pause.as_nanos() / 2).unwrap_or(u64::MAX));
-            self.set_timer(index, Some(turn.now + pause / 2 + Duration::from_nanos(jitter)));
-            self.refuse_all(index, turn);
         }
         self.pump(turn);
     }
 
-    /// The stream is live: tells those who missed something, answers those who wait, and goes on
-    /// with what was held.
+    /// A stream that is not live goes on from what was read, unless that does not join up with what
+    /// arrived meanwhile.
+    fn resume(&mut self, index: StreamIndex, history: &History, turn: &mut Turn<'_>) {
+        let stream = &mut self.streams[index];
+        let last = stream.last;
+        let busy = stream.busy();
+        busy.failures = 0;
+        let run = Run::of(history);
+        // What was read may be older than what could not be read.
+        let unreadable = busy.unreadable;
+        let may_repeat = busy.reads < self.limits.head_reads_max;
+        match busy.resume(last, history.head, &run) {
+            _ if unreadable && may_repeat => self.read_head(index, turn),
+            Some(mut resumption) => {
+                resumption.missed |= unreadable && last.is_some();
+                self.go_live(index, Some(resumption), Some(run), turn);
+            }
+            None if may_repeat => self.read_head(index, turn),
+            None => {
+                turn.actions.push(Action::Reach("relay_head_never_joins_up"));
+                let (base, from, missed) = (history.head, busy.held.len(), last.is_some());
+                let at_head = Resumption { base, from, missed, fill: None };
+                let resumption = busy.newest(last).unwrap_or(at_head);
+                self.go_live(index, Some(resumption), None, turn);
+            }
+        }
+    }
+
+    /// The stream is live: gives members what they lack, or tells them that they lack something,
+    /// answers those who wait, and goes on with what was held.
     pub(super) fn go_live(
         &mut self,
         index: StreamIndex,
         resumption: Option<Resumption>,
+        run: Option<Run>,
         turn: &mut Turn<'_>,
     ) {
         let missed = resumption.is_some_and(|resumption| resumption.missed)
@@ -191,10 +242,13 @@ impl Relay {
         let restoring = self.streams[index].busy.as_ref().is_some_and(|busy| busy.restoring);
         let spread_ms = self.spread_ms(index, restoring);
         self.set_timer(index, None);
+        let after = self.streams[index].busy.as_ref().and_then(|busy| busy.after);
         let held = self.stop(index);
         let stream = &mut self.streams[index];
         stream.head = Head::Live;
-        if let Some(resumption) = resumption
+        let fill = resumption.and_then(|resumption| resumption.fill).zip(run.as_ref());
+        if fill.is_none()
+            && let Some(resumption) = resumption
             && stream.last != Some(resumption.base)
         {
             stream.rebase(Some(resumption.base));
@@ -202,17 +256,32 @@ impl Relay {
         for at in 0..self.streams[index].seats.len() {
             let stream = &mut self.streams[index];
             let seat = &mut stream.seats[at];
-            let owed = std::mem::take(&mut seat.owed) || missed;
-            let blind = std::mem::take(&mut seat.blind);
-            let worker = seat.worker;
             if seat.behind {
                 continue; // It is told when it has caught up.
             }
+            let owed = std::mem::take(&mut seat.owed) || missed;
+            let blind = std::mem::take(&mut seat.blind);
+            let worker = seat.worker;
             if owed || blind {
                 self.outlet.resync(stream, worker, owed, spread_ms, turn.actions);
             }
-            self.answer_worker(index, worker, turn);
         }
+        if let Some((from, run)) = fill {
+            self.fill(index, run.from(from), &held, turn);
+        }
+        self.streams[index].busy().after = after;
+        let last = self.streams[index].last;
+        let mut run = run.filter(|_| last.is_some());
+        if !run.as_mut().zip(last).is_some_and(|(run, last)| run.end_at(last)) {
+            run = None;
+        }
+        for at in 0..self.streams[index].seats.len() {
+            let seat = self.streams[index].seats[at];
+            if !seat.behind {
+                self.answer_worker(index, seat.worker, run.as_mut(), turn);
+            }
+        }
+        self.streams[index].busy().after = None;
         self.streams[index].trim();
         let from = resumption.map_or(0, |resumption| resumption.from);
         for (at, entry) in held.iter().enumerate() {
@@ -220,6 +289,38 @@ impl Relay {
                 continue;
             }
             self.release(index, entry, at >= from, turn);
+        }
+        self.catch_up(index, turn);
+    }
+
+    /// Forwards what was missed. A receipt is owed for what has come as well.
+    fn fill<'a>(
+        &mut self,
+        index: StreamIndex,
+        missed: impl Iterator<Item = (Position, Mid, &'a Entry)>,
+        held: &[Entry],
+        turn: &mut Turn<'_>,
+    ) {
+        let came: BTreeSet<Mid> = held.iter().map(mid).collect();
+        let mut filled = 0;
+        for (position, prev, entry) in missed {
+            let stream = &mut self.streams[index];
+            stream.advance(position);
+            let (position, before) = (Some(position), Some(before(position, prev)));
+            let source = Source::of(entry);
+            let source = if came.contains(&mid(entry)) {
+                Some(source)
+            } else {
+                self.outlet.receipts.filled(source);
+                None
+            };
+            let forward = Forward { body: &entry.body, position, before, source };
+            self.outlet.forward(stream, index, forward, turn);
+            filled += 1;
+        }
+        if filled > 0 {
+            turn.actions.push(Action::Reach("relay_gap_filled"));
+            self.outlet.stats.gaps_filled += 1;
         }
     }
 
@@ -237,7 +338,7 @@ impl Relay {
                 let next = stream.last.is_some_and(|last| follows(last, position, prev));
                 if may_follow && next {
                     stream.advance(position);
-                    self.forward(index, entry, Some(position), turn);
+                    self.forward(index, entry, Some(position), Some(prev), turn);
                 } else {
                     self.outlet.receipts.missed(Source::of(entry), turn);
                 }
@@ -259,7 +360,7 @@ impl Relay {
             // durable message.
             self.outlet.receipts.missed(Source::of(entry), turn);
         } else {
-            self.forward(index, entry, None, turn);
+            self.forward(index, entry, None, None, turn);
         }
     }
 
@@ -268,19 +369,37 @@ impl Relay {
         index: StreamIndex,
         entry: &Entry,
         position: Option<Position>,
+        prev: Option<Mid>,
         turn: &mut Turn<'_>,
     ) {
-        let forward = Forward { body: &entry.body, position, source: Some(Source::of(entry)) };
+        let before = position.zip(prev).map(|(position, prev)| before(position, prev));
+        let source = Some(Source::of(entry));
+        let forward = Forward { body: &entry.body, position, before, source };
         self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 
-    /// A worker has reported; it may go on with streams in which it was behind.
+    /// A worker has reported; it may go on with streams in which it was behind: what it lacks is
+    /// read, or it is told that it lacks something that no history has.
     pub(super) fn relieve(&mut self, worker: WorkerId, turn: &mut Turn<'_>) {
         let relieved = self.outlet.take_relieved(worker);
         for index in &relieved {
             let spread_ms = self.spread_ms(*index, relieved.len() > 1);
             let stream = &mut self.streams[*index];
             let live = stream.head == Head::Live;
+            let seat = *stream.seat(worker);
+            let mut behind = stream.busy.iter_mut().flat_map(|busy| &mut busy.behind);
+            if let Some(behind) = behind.find(|behind| behind.worker == worker)
+                && live
+                && !seat.owed
+                && !seat.blind
+            {
+                behind.relieved = true;
+                self.catch_up(*index, turn);
+                continue;
+            }
+            if let Some(busy) = &mut stream.busy {
+                busy.behind.retain(|behind| behind.worker != worker);
+            }
             let seat = stream.seat(worker);
             seat.behind = false;
             if planted!("catch up without a resync") {
@@ -290,8 +409,9 @@ impl Relay {
             seat.blind &= !live;
             if live {
                 self.outlet.resync(stream, worker, true, spread_ms, turn.actions);
-                self.answer_worker(*index, worker, turn);
+                self.answer_worker(*index, worker, None, turn);
                 self.streams[*index].trim();
+                self.catch_up(*index, turn);
             }
         }
     }
@@ -307,10 +427,11 @@ impl Relay {
     /// Ends the reading of a head. What was held is lost.
     pub(super) fn stop_reading(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
         let held = self.stop(index);
-        self.miss(&held, turn);
+        self.miss(index, &held, turn);
     }
 
-    fn stop(&mut self, index: StreamIndex) -> Vec<Entry> {
+    /// Forgets what is read of a stream; gives what was held meanwhile.
+    pub(super) fn stop(&mut self, index: StreamIndex) -> Vec<Entry> {
         let stream = &mut self.streams[index];
         let Some(busy) = &mut stream.busy else { return Vec::new() };
         let read = busy.read.take();
@@ -324,7 +445,7 @@ impl Relay {
 
     /// How long the members of a stream are given to refetch: the longer, the more of them may
     /// have to do so at once.
-    fn spread_ms(&self, index: StreamIndex, many_streams: bool) -> u32 {
+    pub(super) fn spread_ms(&self, index: StreamIndex, many_streams: bool) -> u32 {
         match self.streams[index].name.kind() {
             StreamKind::User(_) if !many_streams => SPREAD_MS_MIN,
             // There are about as many streams as members of a room can be: most are users'.
@@ -336,9 +457,13 @@ impl Relay {
     }
 
     /// Answers those who wait for entries that are not forwarded.
-    fn miss(&mut self, held: &[Entry], turn: &mut Turn<'_>) {
+    fn miss(&mut self, index: StreamIndex, held: &[Entry], turn: &mut Turn<'_>) {
+        let stream = &self.streams[index];
+        let has_members = !stream.seats.is_empty() && stream.last.is_some();
         for entry in held {
-            self.outlet.receipts.missed(Source::of(entry), turn);
+            let may_be_filled_in = has_members && durable(entry).is_some();
+            let receipts = &mut self.outlet.receipts;
+            receipts.handed_to_nobody(Source::of(entry), may_be_filled_in, turn);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 use super::{
     Action, RelayStats, Turn, fingerprint,
     receipts::{Receipts, Source},
-    stream::Stream,
+    stream::{Behind, Stream},
     streams::StreamIndex,
 };
 
@@ -49,8 +49,18 @@ pub(super) struct Forward<'a> {
     pub(super) body: &'a Body,
     /// Its place; none for latest and best-effort messages.
     pub(super) position: Option<Position>,
-    /// None for messages of ingress channels, which nobody can wait for.
+    /// The place before it, likewise.
+    pub(super) before: Option<Position>,
+    /// To whom a receipt is owed. None for messages of ingress channels, and for what comes out of
+    /// the history: whoever publishes counts the subscribers that heard of it then.
     pub(super) source: Option<Source>,
+}
+
+impl Forward<'_> {
+    /// Whether it may be lost without a word.
+    fn is_best_effort(&self) -> bool {
+        self.source.is_none() && self.position.is_none()
+    }
 }
 
 /// How much of a worker's queue a publication may find full and still go in, so that a flood of
@@ -67,11 +77,11 @@ enum Share {
 }
 
 impl Share {
-    fn of(name: &StreamName, source: Option<Source>) -> Self {
-        match (name.kind(), source) {
-            (_, None) => Self::Half,
-            (StreamKind::User(_), Some(_)) => Self::Extra,
-            (StreamKind::All | StreamKind::Room(_), Some(_)) => Self::Whole,
+    /// What matters may take.
+    fn whole_of(name: &StreamName) -> Self {
+        match name.kind() {
+            StreamKind::User(_) => Self::Extra,
+            StreamKind::All | StreamKind::Room(_) => Self::Whole,
         }
     }
 
@@ -106,12 +116,20 @@ impl Outlet {
         turn: &mut Turn<'_>,
     ) {
         let dispatch = DispatchId(self.next_dispatch);
-        let share = Share::of(&stream.name, forward.source);
+        let share = match forward.is_best_effort() {
+            true => Share::Half,
+            false => Share::whole_of(&stream.name),
+        };
         let mut publication = None;
         let mut reached = 0;
+        let mut left_out = false;
+        let mut fell_behind = Vec::new();
         for seat in &mut stream.seats {
+            let is_latest = !forward.is_best_effort() && forward.before.is_none();
             if seat.behind {
                 self.stats.queue_full += 1;
+                seat.owed |= is_latest;
+                left_out = true;
                 continue;
             }
             let publication =
@@ -129,17 +147,49 @@ impl Outlet {
             self.stats.queue_full += 1;
             turn.actions.push(Action::Reach("relay_worker_full"));
             // A best-effort message may be lost without a word; what has a position may not.
-            if forward.source.is_some() && !planted!("drop on a full hand-off without a mark") {
+            if !forward.is_best_effort() && !planted!("drop on a full hand-off without a mark") {
                 seat.behind = true;
+                seat.owed |= is_latest;
+                left_out = true;
                 self.behind.insert((seat.worker, index));
+                let worker = seat.worker;
+                fell_behind.extend(forward.before.map(|at| Behind { worker, at, relieved: false }));
             }
+        }
+        if !fell_behind.is_empty() {
+            stream.busy().behind.append(&mut fell_behind);
         }
         if reached > 0 {
             self.next_dispatch += 1;
         }
         if let Some(source) = forward.source {
-            self.receipts.dispatched(source, dispatch, reached, turn);
+            self.receipts.dispatched(source, dispatch, reached, left_out, turn);
         }
+    }
+
+    /// Sends a publication to a worker that lacks it; false when there is no room for it.
+    pub(super) fn refeed(
+        &mut self,
+        stream: &mut Stream,
+        index: StreamIndex,
+        worker: WorkerId,
+        body: &Body,
+        position: Position,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let dispatch = DispatchId(self.next_dispatch);
+        let forward = Forward { body, position: Some(position), before: None, source: None };
+        let publication = publication_of(dispatch, &stream.name, forward);
+        let share = Share::whole_of(&stream.name);
+        if !self.admit(worker, share, dispatch, publication.frame.0.len()) {
+            stream.seat(worker).behind = true;
+            self.behind.insert((worker, index));
+            return false;
+        }
+        self.next_dispatch += 1;
+        let message = ToShard::Publication(publication);
+        turn.actions.push(Action::ToShard { worker, message });
+        true
     }
 
     /// Notes that a worker has handed a publication over; true if that was awaited.
@@ -228,8 +278,9 @@ impl Outlet {
 fn publication_of(
     dispatch: DispatchId,
     stream: &StreamName,
-    Forward { body, position, source }: Forward<'_>,
+    forward: Forward<'_>,
 ) -> Arc<Publication> {
+    let Forward { body, position, .. } = forward;
     Arc::new(Publication {
         dispatch,
         stream: stream.clone(),
@@ -237,6 +288,6 @@ fn publication_of(
         kind: Arc::clone(&body.kind),
         exclude_user: body.exclude_user.clone(),
         position,
-        published: source.map(|_| body.published),
+        published: (!forward.is_best_effort()).then_some(body.published),
     })
 }

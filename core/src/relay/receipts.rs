@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    cluster::{REPORT_RECEIPTS_MAX, Report},
+    cluster::{REPORT_RECEIPTS_MAX, Receipt, Report},
     entry::Entry,
     id::{BootId, DispatchId, Mid},
     stream::StreamName,
@@ -35,6 +35,8 @@ pub(super) struct Receipts {
     under_way: BTreeSet<Mid>,
     /// The newest that were reported, so that one that comes twice is not reported twice.
     reported: VecDeque<Mid>,
+    /// The newest that came out of the history. Their live copies may be yet to come.
+    filled: VecDeque<Mid>,
     /// What goes to other instances, held back for a moment so that many go together.
     batches: BTreeMap<BootId, Batch>,
 }
@@ -59,6 +61,8 @@ struct Expected {
     recipients: u32,
     /// Instances with at least one of them.
     instances: u32,
+    /// Some worker may hand it over later.
+    partial: bool,
 }
 
 /// This instance's own receipt for one of its own publications.
@@ -81,12 +85,13 @@ struct Owed {
     /// Workers that have not reported.
     pending: usize,
     recipients: u32,
+    partial: bool,
 }
 
 /// Receipts for one instance.
 #[derive(Debug, Hash)]
 struct Batch {
-    receipts: Vec<(Mid, u32)>,
+    receipts: Vec<Receipt>,
     /// When they go.
     due: Instant,
 }
@@ -114,6 +119,7 @@ impl Receipts {
             owed: BTreeMap::new(),
             under_way: BTreeSet::new(),
             reported: VecDeque::new(),
+            filled: VecDeque::new(),
             batches: BTreeMap::new(),
         }
     }
@@ -141,6 +147,7 @@ impl Receipts {
             reports: Vec::new(),
             recipients: 0,
             instances: 0,
+            partial: false,
         };
         self.expected.insert(mid, expected);
         self.deadlines.insert((deadline, mid));
@@ -178,16 +185,21 @@ impl Receipts {
         }
     }
 
-    /// A publication has gone out to `workers` workers. Only the first time counts.
+    /// A publication has gone out to `workers` workers; `partial` tells that others are behind.
+    /// Only the first time counts.
     pub(super) fn dispatched(
         &mut self,
         source: Source,
         dispatch: DispatchId,
         workers: usize,
+        partial: bool,
         turn: &mut Turn<'_>,
     ) {
+        if partial && let Some(expected) = self.expected.get_mut(&source.mid) {
+            expected.partial = true;
+        }
         if workers == 0 {
-            return self.missed(source, turn);
+            return self.handed_to_nobody(source, partial, turn);
         }
         let is_first = if source.origin == self.boot {
             let expected = self.expected.get_mut(&source.mid);
@@ -198,21 +210,39 @@ impl Receipts {
             self.under_way.insert(source.mid)
         };
         if is_first {
-            self.owed.insert(dispatch, Owed { source, pending: workers, recipients: 0 });
+            let owed = Owed { source, pending: workers, recipients: 0, partial };
+            self.owed.insert(dispatch, owed);
+        }
+    }
+
+    /// A publication came out of the history, and is handed over without a receipt: whoever
+    /// published counts the subscribers that heard of it then, and this instance may be none.
+    pub(super) fn filled(&mut self, source: Source) {
+        if let Some(expected) = self.expected.get_mut(&source.mid) {
+            expected.partial = true;
+        } else {
+            remember(&mut self.filled, source.mid);
         }
     }
 
     /// A publication will not be handed to anybody, unless that has begun already.
     pub(super) fn missed(&mut self, source: Source, turn: &mut Turn<'_>) {
+        self.handed_to_nobody(source, false, turn);
+    }
+
+    /// The same; `partial` tells that it may be handed to somebody later.
+    pub(super) fn handed_to_nobody(&mut self, source: Source, partial: bool, turn: &mut Turn<'_>) {
         let Source { mid, origin } = source;
         if origin != self.boot {
+            let partial = partial || self.filled.contains(&mid);
             if !self.under_way.contains(&mid) && !self.reported.contains(&mid) {
-                self.report(origin, mid, 0, turn);
+                self.report(origin, Receipt { mid, recipients: 0, partial }, turn);
             }
             return;
         }
         let Some(expected) = self.expected.get_mut(&mid) else { return };
         if matches!(expected.own, Own::Awaited | Own::NotOwed) {
+            expected.partial |= partial;
             expected.own = Own::Counted;
             self.settle(mid, turn);
         }
@@ -229,14 +259,14 @@ impl Receipts {
         let Source { mid, origin } = owed.source;
         owed.recipients = owed.recipients.saturating_add(recipients);
         owed.pending -= 1;
-        let (sum, is_last) = (owed.recipients, owed.pending == 0);
+        let (sum, partial, is_last) = (owed.recipients, owed.partial, owed.pending == 0);
         if is_last || planted!("report each worker") {
             if is_last {
                 self.owed.remove(&dispatch);
             }
             if origin != self.boot {
                 self.under_way.remove(&mid);
-                return self.report(origin, mid, sum, turn);
+                return self.report(origin, Receipt { mid, recipients: sum, partial }, turn);
             }
         }
         if origin != self.boot {
@@ -254,7 +284,7 @@ impl Receipts {
 
     /// Another instance has reported.
     pub(super) fn reported(&mut self, report: &Report, turn: &mut Turn<'_>) {
-        for (mid, recipients) in &report.receipts {
+        for Receipt { mid, recipients, partial } in &report.receipts {
             let Some(expected) = self.expected.get_mut(mid) else { continue };
             let is_known = expected.reports.contains(&report.from) || report.from == self.boot;
             if is_known && !planted!("count a receipt twice") {
@@ -263,6 +293,7 @@ impl Receipts {
             expected.reports.push(report.from);
             expected.recipients = expected.recipients.saturating_add(*recipients);
             expected.instances += u32::from(*recipients > 0);
+            expected.partial |= *partial;
             self.settle(*mid, turn);
         }
     }
@@ -334,7 +365,8 @@ impl Receipts {
     fn answer(&mut self, mid: Mid, complete: bool, actions: &mut Vec<Action>) {
         let expected = self.expected.remove(&mid).expect("only called for what is expected");
         self.deadlines.remove(&(expected.deadline, mid));
-        let Expected { recipients, instances, .. } = expected;
+        let Expected { recipients, instances, partial, .. } = expected;
+        let complete = complete && !partial;
         actions.push(Action::Receipt { mid, recipients, instances, complete });
     }
 
@@ -346,16 +378,13 @@ impl Receipts {
     }
 
     /// Gives another instance a receipt: the first at once, those that follow soon together.
-    fn report(&mut self, origin: BootId, mid: Mid, recipients: u32, turn: &mut Turn<'_>) {
-        if self.reported.len() == REPORTED_KNOWN {
-            self.reported.pop_front();
-        }
-        self.reported.push_back(mid);
+    fn report(&mut self, origin: BootId, receipt: Receipt, turn: &mut Turn<'_>) {
+        remember(&mut self.reported, receipt.mid);
         let batch = self
             .batches
             .entry(origin)
             .or_insert_with(|| Batch { receipts: Vec::new(), due: turn.now });
-        batch.receipts.push((mid, recipients));
+        batch.receipts.push(receipt);
         if batch.due <= turn.now || batch.receipts.len() == REPORT_RECEIPTS_MAX {
             self.send(origin, turn);
         }
@@ -370,8 +399,16 @@ impl Receipts {
     }
 }
 
-/// Reports that are remembered: a few milliseconds' worth of a busy instance's.
-const REPORTED_KNOWN: usize = 128;
+/// Keeps the newest ones.
+fn remember(known: &mut VecDeque<Mid>, mid: Mid) {
+    if known.len() == KNOWN_MAX {
+        known.pop_front();
+    }
+    known.push_back(mid);
+}
+
+/// Publications that are remembered: a few milliseconds' worth of a busy instance's.
+const KNOWN_MAX: usize = 128;
 
 /// Time between two reports to one instance.
 const BATCH_INTERVAL: Duration = Duration::from_millis(5);

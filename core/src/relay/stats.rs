@@ -23,7 +23,9 @@ pub struct RelayStats {
     pub entries_invalid: u64,
     /// Total of publications received that were known already.
     pub duplicates: u64,
-    /// Total of gaps seen in streams.
+    /// Total of gaps in streams that were filled from the history.
+    pub gaps_filled: u64,
+    /// Total of gaps in streams that could not be filled.
     pub gaps: u64,
     /// Total of publications not handed to a worker since its queue was full.
     pub queue_full: u64,

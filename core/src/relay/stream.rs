@@ -8,6 +8,8 @@ use crate::{
     time::Instant,
 };
 
+use super::history::Run;
+
 /// A stream that some worker wants, or wanted until recently. What only a stream in transition
 /// needs is boxed: an idle one takes less than 256 bytes, all told.
 #[derive(Debug, Hash)]
@@ -80,13 +82,16 @@ pub(super) struct Busy {
     pub(super) timer: Option<Instant>,
     /// The read whose answer is awaited.
     pub(super) read: Option<ReadId>,
+    /// The offset after which the history is read with it.
+    pub(super) after: Option<u64>,
     /// Reads since it was live.
     pub(super) reads: u32,
     /// Reads in a row that the broker could not answer.
     pub(super) failures: u32,
     /// It was not live since it was last subscribed.
     pub(super) restoring: bool,
-    /// Entries that arrived while the head is read, in order.
+    /// Entries that arrived while the head is read, in order; of a live stream those that were
+    /// forwarded while its history is read.
     pub(super) held: Vec<Entry>,
     pub(super) held_bytes: usize,
     /// Held entries that had arrived before the read was asked for: the head includes them.
@@ -95,6 +100,18 @@ pub(super) struct Busy {
     pub(super) unreadable: bool,
     /// Joins to be answered, in order.
     pub(super) waiting: Vec<Waiting>,
+    /// Workers that are behind and lack nothing but durable entries.
+    pub(super) behind: Vec<Behind>,
+}
+
+/// A worker that is behind.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct Behind {
+    pub(super) worker: WorkerId,
+    /// What it was sent last.
+    pub(super) at: Position,
+    /// It may go on.
+    pub(super) relieved: bool,
 }
 
 /// A join to be answered.
@@ -135,6 +152,8 @@ pub(super) struct Resumption {
     pub(super) from: usize,
     /// Between the last position and `base` something may be lacking.
     pub(super) missed: bool,
+    /// It is filled by what was read, from this entry on.
+    pub(super) fill: Option<usize>,
 }
 
 impl Stream {
@@ -149,6 +168,19 @@ impl Stream {
             head: Head::Unknown,
             queued: None,
         }
+    }
+
+    /// From which offset on the history is needed.
+    pub(super) fn needed_after(&self) -> Option<u64> {
+        let own = self.last.filter(|_| self.head != Head::Live).map(|last| last.offset);
+        let busy = self.busy.as_deref();
+        let waiting = busy.into_iter().flat_map(|busy| &busy.waiting);
+        let since = waiting.filter_map(|waiting| waiting.since);
+        let known = |since: &Since| self.last.is_none_or(|last| last.epoch.0 == since.epoch);
+        let since = since.filter(known).map(|since| since.offset);
+        let behind = busy.into_iter().flat_map(|busy| &busy.behind);
+        let behind = behind.filter(|behind| behind.relieved).map(|behind| behind.at.offset);
+        own.into_iter().chain(since).chain(behind).min()
     }
 
     /// The rarely used part, made when it is not there.
@@ -260,11 +292,20 @@ impl Busy {
             && !self.restoring
             && self.held.is_empty()
             && self.waiting.is_empty()
+            && self.behind.is_empty()
+            && self.after.is_none()
+    }
+
+    /// Forgets what is held.
+    pub(super) fn drop_held(&mut self) {
+        self.held = Vec::new();
+        self.held_bytes = 0;
     }
 
     /// Forgets reads and gives what was held meanwhile.
     pub(super) fn end_reading(&mut self) -> Vec<Entry> {
         self.read = None;
+        self.after = None;
         self.reads = 0;
         self.failures = 0;
         self.restoring = false;
@@ -292,23 +333,30 @@ impl Busy {
         let (at, base) = self.held.iter().enumerate().rev().find_map(|(at, entry)| {
             durable(entry).map(|(position, _)| position).filter(is_newer).map(|p| (at, p))
         })?;
-        Some(Resumption { base, from: at + 1, missed: last.is_some() })
+        Some(Resumption { base, from: at + 1, missed: last.is_some(), fill: None })
     }
 
-    /// Where to go on, now that the head is known. None when what is held does not join up with
-    /// it: then the head has to be read again.
-    pub(super) fn resume(&self, last: Option<Position>, head: Position) -> Option<Resumption> {
+    /// Where to go on, now that the head and a `run` to it are known. None when what is held does
+    /// not join up with it: then the head has to be read again.
+    pub(super) fn resume(
+        &self,
+        last: Option<Position>,
+        head: Position,
+        run: &Run,
+    ) -> Option<Resumption> {
         if let Some(last) = last
             && continues(last, head, &self.held)
         {
-            return Some(Resumption { base: last, from: 0, missed: false });
+            return Some(Resumption { base: last, from: 0, missed: false, fill: None });
         }
         // What had arrived before the read is part of the head, whatever it looks like.
         let from = self.covered;
+        let fill = last.and_then(|last| run.after(last)).filter(|_| !planted!("fill no gap"));
         continues(head, head, &self.held[from..]).then_some(Resumption {
             base: head,
             from,
-            missed: last.is_some(),
+            missed: last.is_some() && fill.is_none(),
+            fill,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     id::{Position, RequestId},
-    link::{Publication, Since},
+    link::{Publication, Since, Suffix},
     stream::StreamName,
     time::Instant,
 };
@@ -119,11 +119,20 @@ pub(super) struct Handshaking {
 }
 
 /// What a join was answered with.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Answer {
     pub(super) position: Option<Position>,
     /// Only if there was a `since`.
     pub(super) recovered: Option<bool>,
+    /// What was missed since then.
+    pub(super) suffix: Suffix,
+}
+
+impl Answer {
+    /// The stream could not be joined.
+    pub(super) fn nowhere(recovered: Option<bool>) -> Self {
+        Self { position: None, recovered, suffix: Suffix::default() }
+    }
 }
 
 /// A join that waits for the relay.
@@ -210,7 +219,7 @@ impl Handshaking {
 
 impl Hash for Handshaking {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.since, self.since_all, self.user, self.all, self.overflowed).hash(state);
+        (self.since, self.since_all, &self.user, &self.all, self.overflowed).hash(state);
         self.held.len().hash(state);
         for (stream, publication) in &self.held {
             (stream, publication.dispatch).hash(state);

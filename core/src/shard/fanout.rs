@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     id::{ConnectionId, DeliveryId, Position},
-    link::{Publication, ToRelay, ToShard},
+    link::{Publication, Suffix, ToRelay, ToShard},
     stream::StreamName,
     wire::{Frame, Kind, encode},
 };
@@ -20,8 +20,8 @@ use super::{
 impl Shard {
     pub(super) fn relayed(&mut self, message: ToShard, actions: &mut Actions) {
         match message {
-            ToShard::Joined { request, position, recovered } => {
-                self.joined(request, position, recovered, actions);
+            ToShard::Joined { request, position, recovered, suffix } => {
+                self.joined(request, position, recovered, suffix, actions);
             }
             ToShard::JoinFailed { request } => self.join_failed(request, actions),
             ToShard::Count => {
@@ -155,8 +155,8 @@ impl Shard {
                     }
                     self.pass(stream, &publication, actions);
                 }
-                Some(Item::Joined { request, position, recovered }) => {
-                    self.seat_joined(request, position, recovered, actions);
+                Some(Item::Joined { request, position, recovered, suffix }) => {
+                    self.seat_joined(request, position, recovered, suffix, actions);
                 }
                 Some(Item::JoinFailed { request }) => self.seat_failed(request, actions),
                 Some(Item::Resync { by_all, position, spread_ms }) => {
@@ -219,8 +219,9 @@ impl Shard {
         let handshake = conn.extra().handshake.as_mut().expect("it has not been greeted");
         handshake.held.retain(|(held, _)| *held != stream);
         let answer = if is_user { &mut handshake.user } else { &mut handshake.all };
-        let was_asked = answer.and_then(|answer| answer.recovered).is_some();
-        *answer = Some(Answer { position, recovered: was_asked.then_some(false) });
+        let was_asked = answer.as_ref().is_some_and(|answer| answer.recovered.is_some());
+        let (recovered, suffix) = (was_asked.then_some(false), Suffix::default());
+        *answer = Some(Answer { position, recovered, suffix });
     }
 }
 

@@ -154,7 +154,7 @@ impl Shard {
 
     fn greet(&mut self, slot: u32, actions: &mut Actions) {
         let conn = &mut self.connections[slot as usize];
-        let handshake = conn.extra().handshake.take().expect("it has not been greeted");
+        let mut handshake = conn.extra().handshake.take().expect("it has not been greeted");
         if handshake.overflowed {
             actions.push(Action::Reach("a handshake that too much was held for"));
             let retry_after_s = self.retry_after_s(RETRY_BROKER_S_MAX);
@@ -173,6 +173,9 @@ impl Shard {
         self.stats.accepted += 1;
         self.stats.sent[Kind::SystemConnected.index()] += 1;
         self.write_greeting(slot, &handshake, actions);
+        for answer in [handshake.user.take(), handshake.all.take()].into_iter().flatten() {
+            self.feed(slot, answer.suffix, actions);
+        }
         if !handshake.held.is_empty() {
             actions.push(Action::Reach("publications held for a handshake"));
         }
@@ -189,12 +192,13 @@ impl Shard {
         let user = self.connections[slot as usize].user;
         let mut connection_id = Vec::new();
         encode::connection_id(&mut connection_id, self.instance, conn);
-        let all = handshake.all.expect("`all` has answered");
+        let all = handshake.all.as_ref().expect("`all` has answered");
+        let own = handshake.user.as_ref();
         let greeting = Connected {
             connection_id: str::from_utf8(&connection_id).expect("connection ids are text"),
             user: (user != NONE).then(|| self.user_id(user)),
-            position: handshake.user.and_then(|answer| answer.position),
-            recovered: handshake.user.and_then(|answer| answer.recovered),
+            position: own.and_then(|answer| answer.position),
+            recovered: own.and_then(|answer| answer.recovered),
             all_position: all.position,
             all_recovered: all.recovered,
             ping_interval_ms: millis(self.limits.ping_interval),

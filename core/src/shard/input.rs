@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     id::{ConnectionId, DeliveryId},
-    link::{ToRelay, ToShard},
+    link::{Suffix, ToRelay, ToShard},
     time::UnixMillis,
     wire::{CloseCode, Frame},
 };
@@ -162,6 +162,16 @@ pub enum Action {
         conn: ConnectionId,
         /// The frame.
         frame: Slice,
+    },
+    /// Send a connection what it missed, as its socket drains: behind what is queued, and before
+    /// what is sent after this.
+    Feed {
+        /// The connection.
+        conn: ConnectionId,
+        /// What it missed.
+        suffix: Suffix,
+        /// Entries that exclude this user are left out.
+        skip_user: Option<Arc<str>>,
     },
     /// Write `frame` to every connection that `next_members` gives.
     Deliver {

@@ -2,7 +2,7 @@
 
 use crate::{
     id::{Position, RequestId},
-    link::ToRelay,
+    link::{Suffix, ToRelay},
     stream::{StreamKind, StreamName},
     wire::{
         ErrorCode, Kind,
@@ -69,6 +69,7 @@ impl Shard {
         request: RequestId,
         position: Option<Position>,
         recovered: bool,
+        suffix: Suffix,
         actions: &mut Actions,
     ) {
         let Some(stream) = self.stream_asked(request) else {
@@ -77,10 +78,10 @@ impl Shard {
         };
         match self.streams.walk_of(stream) {
             Some(delivery) if !planted!("seat a member in the middle of a fan-out") => {
-                let item = Item::Joined { request, position, recovered };
+                let item = Item::Joined { request, position, recovered, suffix };
                 self.streams.walk_mut(delivery).waiting.push_back(item);
             }
-            Some(_) | None => self.seat_joined(request, position, recovered, actions),
+            Some(_) | None => self.seat_joined(request, position, recovered, suffix, actions),
         }
     }
 
@@ -96,6 +97,7 @@ impl Shard {
         request: RequestId,
         position: Option<Position>,
         recovered: bool,
+        suffix: Suffix,
         actions: &mut Actions,
     ) {
         let Some(Parked { slot, stream, asked, reference, .. }) = self.unpark(request) else {
@@ -118,12 +120,30 @@ impl Shard {
         }
         let recovered = self.count_recovered(asked, recovered);
         if !is_open {
-            return self.answered(slot, stream, Answer { position, recovered }, actions);
+            return self.answered(slot, stream, Answer { position, recovered, suffix }, actions);
         }
         self.send(slot, Kind::RoomJoined, actions, |out| {
             encode::room_joined(out, name.as_str(), position, recovered, reference.as_ref());
         });
+        self.feed(slot, suffix, actions);
         self.run_waiting(slot, &name, actions);
+    }
+
+    /// Gives a connection what it missed before anything else that comes.
+    pub(super) fn feed(&mut self, slot: u32, suffix: Suffix, actions: &mut Actions) {
+        if suffix.is_empty() {
+            return;
+        }
+        let user = self.connections[slot as usize].user;
+        let user = (user != NONE).then(|| self.user_id(user));
+        let excluded = suffix.entries().iter().filter_map(|missed| missed.exclude_user.as_ref());
+        let skip_user = excluded.into_iter().find(|excluded| Some(&***excluded) == user).cloned();
+        let skip_user = skip_user.filter(|_| !planted!("resume what is excluded"));
+        for missed in suffix.entries() {
+            let is_sent = !missed.is_skipped_for(skip_user.as_deref());
+            self.stats.sent[Kind::of(&missed.kind).index()] += u64::from(is_sent);
+        }
+        actions.push(Action::Feed { conn: self.id(slot), suffix, skip_user });
     }
 
     /// The relay did not answer a join in time. An anonymous connection is greeted without it.
@@ -138,7 +158,7 @@ impl Shard {
         let join = self.parked.remove(&request).expect("it is overdue");
         self.late.insert(request, join);
         let recovered = self.count_recovered(asked, false);
-        self.answered(slot, stream, Answer { position: None, recovered }, actions);
+        self.answered(slot, stream, Answer::nowhere(recovered), actions);
     }
 
     /// The relay can't answer a join: the broker is away. That takes its turn in the stream, too:
@@ -172,7 +192,7 @@ impl Shard {
         if conn.phase == Phase::Joining && conn.user == NONE {
             self.seat_blind(slot, stream);
             let recovered = self.count_recovered(asked, false);
-            return self.answered(slot, stream, Answer { position: None, recovered }, actions);
+            return self.answered(slot, stream, Answer::nowhere(recovered), actions);
         }
         if conn.phase == Phase::Joining {
             self.vacate_if_empty(stream, actions);

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     id::{DeliveryId, Position, RequestId},
     intern::Names,
-    link::Publication,
+    link::{Publication, Suffix},
     stream::StreamName,
 };
 
@@ -64,7 +64,7 @@ pub(super) struct Walk {
 #[derive(Debug)]
 pub(super) enum Item {
     Publication(Arc<Publication>),
-    Joined { request: RequestId, position: Option<Position>, recovered: bool },
+    Joined { request: RequestId, position: Option<Position>, recovered: bool, suffix: Suffix },
     JoinFailed { request: RequestId },
     Resync { by_all: bool, position: Option<Position>, spread_ms: u32 },
 }
@@ -265,8 +265,8 @@ impl Hash for Item {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::Publication(publication) => (0u8, publication.dispatch).hash(state),
-            Self::Joined { request, position, recovered } => {
-                (1u8, request, position, recovered).hash(state);
+            Self::Joined { request, position, recovered, suffix } => {
+                (1u8, request, position, recovered, suffix).hash(state);
             }
             Self::JoinFailed { request } => (3u8, request).hash(state),
             Self::Resync { by_all, position, spread_ms } => {

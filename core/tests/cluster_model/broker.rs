@@ -6,12 +6,16 @@ use bytes::Bytes;
 use realtime_core::{
     entry::{Body, Entry, Place},
     id::{BootId, Epoch, Mid, Position, ReadId},
+    relay::History,
     stream::StreamName,
     time::UnixMillis,
     wire::encode,
 };
 
 pub(crate) const STREAMS: usize = 3;
+
+/// Entries of a history.
+const KEPT_MAX: usize = 4;
 
 /// The room that clients join, the stream of the one user, and everybody's.
 pub(crate) const NAMES: [&str; STREAMS] = ["event:1", "user:ann", "all"];
@@ -25,10 +29,20 @@ pub(crate) struct Broker {
     /// Every place that an id can name.
     ids: BTreeMap<(usize, String), Position>,
     pub(crate) link: Option<Link>,
-    pub(crate) reads: VecDeque<(ReadId, usize, Option<Position>)>,
+    pub(crate) reads: VecDeque<Read>,
+    /// The entries of each stream that are kept, the newest ones.
+    kept: [VecDeque<Bytes>; STREAMS],
     published: u64,
     /// What connections that are gone still carry, with their numbers.
     pub(crate) stale: VecDeque<(u64, Item)>,
+}
+
+/// A read under way.
+pub(crate) struct Read {
+    pub(crate) id: ReadId,
+    pub(crate) stream: usize,
+    pub(crate) after: Option<u64>,
+    pub(crate) answer: Option<History>,
 }
 
 /// A subscription connection.
@@ -55,6 +69,7 @@ impl Broker {
             ids: BTreeMap::new(),
             link: None,
             reads: VecDeque::new(),
+            kept: Default::default(),
             published: 0,
             stale: VecDeque::new(),
         };
@@ -65,6 +80,7 @@ impl Broker {
     /// A new epoch.
     pub(crate) fn evict(&mut self, stream: usize) {
         self.epochs += 1;
+        self.kept[stream].clear();
         self.go_on(stream, Position { epoch: Epoch(self.epochs), ..Position::default() });
     }
 
@@ -98,6 +114,10 @@ impl Broker {
             published: UnixMillis(0),
         };
         let bytes = Entry { place: Place::Durable { position, prev: head.mid }, body }.encode();
+        self.kept[stream].push_back(bytes.clone());
+        if self.kept[stream].len() > KEPT_MAX {
+            self.kept[stream].pop_front();
+        }
         if let Some(link) = &mut self.link
             && link.subscribed.contains(&stream)
         {
@@ -141,10 +161,14 @@ impl Broker {
         }
     }
 
-    /// Looks the next head up.
+    /// Carries out the next read.
     pub(crate) fn read(&mut self) {
-        if let Some((_, stream, answer)) = self.reads.iter_mut().find(|read| read.2.is_none()) {
-            *answer = Some(self.heads[*stream]);
+        if let Some(read) = self.reads.iter_mut().find(|read| read.answer.is_none()) {
+            let (head, kept) = (self.heads[read.stream], &self.kept[read.stream]);
+            let count = read.after.map_or(0, |after| head.offset.saturating_sub(after));
+            let count = usize::try_from(count).expect("it is small");
+            let entries = kept.iter().skip(kept.len().saturating_sub(count)).cloned().collect();
+            read.answer = Some(History { head, entries });
         }
     }
 

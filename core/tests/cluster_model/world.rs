@@ -15,7 +15,7 @@ use realtime_core::{
 };
 
 use super::{
-    broker::{Broker, Item, Link, STREAMS, index, name},
+    broker::{Broker, Item, Link, Read, STREAMS, index, name},
     clients::Client,
 };
 
@@ -184,15 +184,15 @@ impl World {
     }
 
     pub(crate) fn answer_read(&mut self) {
-        if let Some(at) = self.broker.reads.iter().position(|read| read.2.is_some()) {
-            let (read, _, head) = self.broker.reads.remove(at).expect("it was found there");
-            self.relay(relay::Input::HeadRead { read, head });
+        if let Some(at) = self.broker.reads.iter().position(|read| read.answer.is_some()) {
+            let read = self.broker.reads.remove(at).expect("it was found there");
+            self.relay(relay::Input::Read { read: read.id, history: read.answer });
         }
     }
 
     pub(crate) fn fail_read(&mut self) {
-        if let Some((read, ..)) = self.broker.reads.pop_front() {
-            self.relay(relay::Input::HeadRead { read, head: None });
+        if let Some(read) = self.broker.reads.pop_front() {
+            self.relay(relay::Input::Read { read: read.id, history: None });
         }
     }
 
@@ -310,6 +310,7 @@ impl World {
                 self.receive(worker, conn, greeting.of(bytes));
             }
             Action::Send { conn, frame } => self.receive(worker, conn, frame.of(bytes)),
+            Action::Feed { .. } => panic!("no client says where it was"),
             Action::Deliver { delivery, frame, .. } => {
                 let walk = Walk { frame: frame.0.to_vec(), accepted: 0 };
                 let other = self.hosts[worker].walks.insert(delivery, walk);
@@ -358,8 +359,9 @@ impl World {
                 relay::Action::Unsubscribe { stream } => {
                     self.request(index(stream.as_str()), false);
                 }
-                relay::Action::ReadHead { read, stream } => {
-                    self.broker.reads.push_back((read, index(stream.as_str()), None));
+                relay::Action::Read { read: id, stream, after } => {
+                    let stream = index(stream.as_str());
+                    self.broker.reads.push_back(Read { id, stream, after, answer: None });
                 }
                 relay::Action::Tell { .. } => {} // Nobody else is there.
                 relay::Action::Receipt { mid, recipients, .. } => {

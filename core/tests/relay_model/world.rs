@@ -10,8 +10,8 @@ use realtime_core::{
     entry::{Body, Entry, Place},
     id::{BootId, DispatchId, Epoch, Generation, Mid, Position, ReadId, RequestId, WorkerId},
     limits::RelayLimits,
-    link::{Since, ToRelay, ToShard},
-    relay::{Action, Channel, Destination, Input, Relay},
+    link::{Since, Suffix, ToRelay, ToShard},
+    relay::{Action, Channel, Destination, History, Input, Relay},
     stream::StreamName,
     time::{Instant, UnixMillis},
 };
@@ -21,6 +21,8 @@ pub(crate) const WORKERS: u16 = 2;
 
 const NAMES: [&str; STREAMS] = ["event:1", "user:u1", "all"];
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Entries of a history.
+const KEPT_MAX: usize = 4;
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Everything around the relay.
@@ -33,7 +35,7 @@ pub(crate) struct World {
     generation: u64,
     /// What connections that are gone still carry.
     stale: VecDeque<(Generation, Item)>,
-    reads: VecDeque<(ReadId, usize, Option<Position>)>,
+    reads: VecDeque<Read>,
     expected: BTreeSet<Mid>,
     /// Members that each publication was handed to.
     handed: BTreeMap<Mid, u32>,
@@ -44,10 +46,20 @@ pub(crate) struct World {
 /// A stream as the broker has it.
 struct Stream {
     epoch: u64,
-    /// Its history, complete.
+    /// Every place of the epoch.
     log: Vec<Position>,
+    /// The entries that are kept, the newest ones.
+    kept: VecDeque<Bytes>,
     /// The predecessor of every publication there ever was.
     before: BTreeMap<Position, Position>,
+}
+
+/// A read under way.
+struct Read {
+    id: ReadId,
+    stream: usize,
+    after: Option<u64>,
+    answer: Option<History>,
 }
 
 /// A subscription connection.
@@ -92,6 +104,33 @@ impl Stream {
         let start = Position { epoch: Epoch(self.epoch), ..Position::default() };
         self.log.last().copied().unwrap_or(start)
     }
+
+    fn history(&self, after: Option<u64>) -> History {
+        let head = self.head();
+        let count = after.map_or(0, |after| head.offset.saturating_sub(after));
+        let skip = self.kept.len().saturating_sub(usize::try_from(count).expect("it is small"));
+        History { head, entries: self.kept.iter().skip(skip).cloned().collect() }
+    }
+
+    /// A suffix begins right after `since`, and ends at `position` without a break.
+    fn check_suffix(
+        &self,
+        since: Option<Since>,
+        position: Position,
+        recovered: bool,
+        suffix: &Suffix,
+    ) {
+        let named =
+            |at: Position| Since { epoch: at.epoch.0, offset: at.offset, check: at.check() };
+        assert!(recovered || since != Some(named(position)), "who is there misses nothing");
+        assert!(recovered || suffix.is_empty());
+        let mut at = position;
+        for missed in suffix.entries().iter().rev() {
+            assert_eq!(missed.position, at, "a suffix has no gap");
+            at = self.before[&at];
+        }
+        assert!(!recovered || since == Some(named(at)), "a suffix is all that was missed");
+    }
 }
 
 impl World {
@@ -114,6 +153,7 @@ impl World {
             streams: std::array::from_fn(|_| Stream {
                 epoch: 1,
                 log: Vec::new(),
+                kept: VecDeque::new(),
                 before: BTreeMap::new(),
             }),
             workers: (0..WORKERS).map(|_| Worker::default()).collect(),
@@ -131,8 +171,12 @@ impl World {
     pub(crate) fn join(&mut self, worker: u16, stream: usize, resumes: bool) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
-        let head = self.streams[stream].head();
-        let since = Since { epoch: head.epoch.0, offset: head.offset, check: head.check() };
+        // Where it was some publications ago.
+        let log = &self.streams[stream].log;
+        let back = usize::try_from(self.next_request % 7).expect("it is small");
+        let at = log.iter().nth_back(back).copied();
+        let at = at.unwrap_or_else(|| self.streams[stream].head());
+        let since = Since { epoch: at.epoch.0, offset: at.offset, check: at.check() };
         let since = resumes.then_some(since);
         let members = self.workers[usize::from(worker)].wanted.entry(stream).or_default();
         members.pending.insert(request, since);
@@ -172,10 +216,17 @@ impl World {
             origin: BootId(1),
             published: UnixMillis(mid.0 >> 32),
         };
+        let bytes = Entry { place, body }.encode();
+        if !latest {
+            of.kept.push_back(bytes.clone());
+            if of.kept.len() > KEPT_MAX {
+                of.kept.pop_front();
+            }
+        }
         if let Some(link) = &mut self.link
             && link.subscribed.contains(&stream)
         {
-            link.pipe.push_back(Item::Message(stream, Entry { place, body }.encode()));
+            link.pipe.push_back(Item::Message(stream, bytes));
         }
         if expected {
             let subscribers =
@@ -235,21 +286,21 @@ impl World {
     }
 
     pub(crate) fn read(&mut self) {
-        if let Some((_, stream, answer)) = self.reads.iter_mut().find(|read| read.2.is_none()) {
-            *answer = Some(self.streams[*stream].head());
+        if let Some(read) = self.reads.iter_mut().find(|read| read.answer.is_none()) {
+            read.answer = Some(self.streams[read.stream].history(read.after));
         }
     }
 
     pub(crate) fn answer_read(&mut self) {
-        if let Some(at) = self.reads.iter().position(|read| read.2.is_some()) {
-            let (read, _, head) = self.reads.remove(at).expect("it was found there");
-            self.input(Input::HeadRead { read, head });
+        if let Some(at) = self.reads.iter().position(|read| read.answer.is_some()) {
+            let Read { id, answer, .. } = self.reads.remove(at).expect("it was found there");
+            self.input(Input::Read { read: id, history: answer });
         }
     }
 
     pub(crate) fn fail_read(&mut self) {
-        if let Some((read, ..)) = self.reads.pop_front() {
-            self.input(Input::HeadRead { read, head: None });
+        if let Some(Read { id, .. }) = self.reads.pop_front() {
+            self.input(Input::Read { read: id, history: None });
         }
     }
 
@@ -284,6 +335,7 @@ impl World {
     pub(crate) fn evict(&mut self, stream: usize) {
         self.streams[stream].epoch += 1;
         self.streams[stream].log.clear();
+        self.streams[stream].kept.clear();
     }
 
     pub(crate) fn pass(&mut self, ms: u64) {
@@ -400,11 +452,11 @@ impl World {
             Action::ToShard { worker, message } => self.check_message(worker, message),
             Action::Subscribe { stream } => self.check_request(index(&stream), true),
             Action::Unsubscribe { stream } => self.check_request(index(&stream), false),
-            Action::ReadHead { read, stream } => {
+            Action::Read { read, stream, after } => {
                 let stream = index(&stream);
                 let link = self.link.as_ref().expect("heads are read while the link is up");
                 assert!(link.confirmed.contains(&stream), "a head is read after the confirmation");
-                self.reads.push_back((read, stream, None));
+                self.reads.push_back(Read { id: read, stream, after, answer: None });
             }
             Action::Receipt { mid, recipients, instances, complete: _ } => {
                 assert_eq!(instances, u32::from(recipients > 0), "there is no other instance");
@@ -438,19 +490,14 @@ impl World {
     fn check_message(&mut self, worker: WorkerId, message: ToShard) {
         let Worker { wanted, queue } = &mut self.workers[usize::from(worker.0)];
         match message {
-            ToShard::Joined { request, position, recovered } => {
-                let mut members = wanted.values_mut();
-                let members = members.find(|members| members.pending.contains_key(&request));
-                let members = members.expect("only joins that wait are answered");
+            ToShard::Joined { request, position, recovered, suffix } => {
+                let mut members = wanted.iter_mut();
+                let members = members.find(|(_, members)| members.pending.contains_key(&request));
+                let (&stream, members) = members.expect("only joins that wait are answered");
                 let since = members.pending.remove(&request).expect("it was found there");
                 let position = position.expect("there are positions");
                 assert!(members.at.is_none_or(|at| at == position), "members are in one place");
-                let here = Since {
-                    epoch: position.epoch.0,
-                    offset: position.offset,
-                    check: position.check(),
-                };
-                assert_eq!(recovered, since == Some(here));
+                self.streams[stream].check_suffix(since, position, recovered, &suffix);
                 members.at = Some(position);
             }
             ToShard::JoinFailed { request } => {
@@ -464,8 +511,9 @@ impl World {
                 let stream = index(&publication.stream);
                 let members = wanted.get_mut(&stream).expect("only the interested get any");
                 assert!(!members.blind, "a resync comes first");
-                let at = members.at.expect("an answer comes first");
-                if let Some(position) = publication.position {
+                // Who waits for the history is no member yet.
+                assert!(members.at.is_some() || !members.pending.is_empty(), "an answer is first");
+                if let (Some(at), Some(position)) = (members.at, publication.position) {
                     let before = self.streams[stream].before[&position];
                     assert_eq!(before, at, "nothing is left out without a word");
                     members.at = Some(position);

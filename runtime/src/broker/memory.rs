@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use realtime_core::{
-    id::{Epoch, Position},
-    relay::{Channel, Destination, RunId},
+    id::Epoch,
+    relay::{Channel, Destination, History, RunId},
     stream::StreamName,
 };
 use tokio::sync::Notify;
@@ -88,14 +88,15 @@ impl Broker for MemoryBroker {
         })
     }
 
-    fn read_head(
+    fn read(
         &self,
         stream: StreamName,
         epoch: Epoch,
-    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
+        after: Option<u64>,
+    ) -> BrokerFuture<'_, Result<History, BrokerError>> {
         Box::pin(async move {
             let now = self.shared.clock.now();
-            Ok(self.shared.state().store.head(&stream, epoch, now))
+            Ok(self.shared.state().store.read(&stream, epoch, after, now))
         })
     }
 

@@ -10,7 +10,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Mid, Position},
-    relay::{Channel, Destination, RunId},
+    relay::{Channel, Destination, History, RunId},
     stream::StreamName,
 };
 
@@ -28,12 +28,14 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// recognised by its mid if it was carried out.
     fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>>;
 
-    /// Reads where a stream is. Creates its numbering with `epoch` when it has none.
-    fn read_head(
+    /// Reads where a stream is, and what of its history comes after the offset `after`; nothing of
+    /// it without one. Creates its numbering with `epoch` when it has none.
+    fn read(
         &self,
         stream: StreamName,
         epoch: Epoch,
-    ) -> BrokerFuture<'_, Result<Position, BrokerError>>;
+        after: Option<u64>,
+    ) -> BrokerFuture<'_, Result<History, BrokerError>>;
 
     /// Opens a subscription connection, with nothing subscribed but the channels that every
     /// instance reads (control, ingress when enabled, and its own for receipts and probes).

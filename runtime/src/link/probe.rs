@@ -153,13 +153,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 mod tests {
     use std::sync::Arc;
 
-    use realtime_core::{
-        id::{Epoch, Position},
-        stream::StreamName,
-    };
+    use realtime_core::{id::Epoch, stream::StreamName};
 
     use bytes::Bytes;
-    use realtime_core::relay::Destination;
+    use realtime_core::relay::{Destination, History};
 
     use super::*;
     use crate::broker::{Broker, BrokerFuture, Publish, PublishError, Published, Subscription};
@@ -173,11 +170,12 @@ mod tests {
             Box::pin(pending())
         }
 
-        fn read_head(
+        fn read(
             &self,
             _: StreamName,
             _: Epoch,
-        ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
+            _: Option<u64>,
+        ) -> BrokerFuture<'_, Result<History, BrokerError>> {
             Box::pin(pending())
         }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use realtime_core::{id::Epoch, relay::Destination};
+use realtime_core::{id::Epoch, relay::Destination, relay::History};
 
 use super::*;
 use crate::broker::{
@@ -38,12 +38,13 @@ impl Broker for Deaf {
         self.inner.publish(request)
     }
 
-    fn read_head(
+    fn read(
         &self,
         stream: StreamName,
         epoch: Epoch,
-    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
-        self.inner.read_head(stream, epoch)
+        after: Option<u64>,
+    ) -> BrokerFuture<'_, Result<History, BrokerError>> {
+        self.inner.read(stream, epoch, after)
     }
 
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {

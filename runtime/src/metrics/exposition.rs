@@ -264,13 +264,22 @@ fn streams(families: &mut Families, health: &LinkHealth) {
         "Whether the broker answers probes.",
         health.reachable.into(),
     );
-    let totals: [(&str, &str, u64); 5] = [
+    let totals: [(&str, &str, u64); 6] = [
         (
             "realtime_broker_reconnects_total",
             "Subscription connections opened after the first.",
             health.reconnects,
         ),
-        ("realtime_stream_gaps_total", "Gaps seen in streams.", relay.gaps),
+        (
+            "realtime_stream_gaps_total",
+            "Gaps in streams that the history could not fill.",
+            relay.gaps,
+        ),
+        (
+            "realtime_stream_gaps_filled_total",
+            "Gaps in streams that were filled from the history.",
+            relay.gaps_filled,
+        ),
         (
             "realtime_stream_duplicates_total",
             "Publications received that were known already.",

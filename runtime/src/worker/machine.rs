@@ -177,6 +177,11 @@ impl<S: Stream> Machine<S> {
                 let sent = socket.borrow_mut().send_copy(frame.of(bytes));
                 state.sent(conn, sent);
             }
+            Action::Feed { conn, suffix, skip_user } => {
+                let Some(socket) = state.slots.socket(conn) else { return };
+                let sent = socket.borrow_mut().feed(suffix, skip_user);
+                state.sent(conn, sent);
+            }
             Action::Deliver { delivery, frame, published } => {
                 // A short one is over at once, a long one takes its turns with the others.
                 let fan_out = FanOut { delivery, frame, published, accepted: 0 };

@@ -3,7 +3,7 @@ use std::{cell::Cell, future::Future, io, time::Duration};
 use bytes::Bytes;
 use realtime_core::{
     id::{DispatchId, Epoch, Mid, Position},
-    link::{Publication, ToRelay},
+    link::{Publication, Suffix, ToRelay},
     wire::Frame,
 };
 use tokio::{
@@ -112,7 +112,8 @@ impl Harness {
     async fn answer_join(&mut self) {
         let ToRelay::Join { request, .. } = self.heard().await else { panic!("not a join") };
         let position = Some(Position { epoch: Epoch(1), offset: 0, mid: Mid(0) });
-        let joined = ToShard::Joined { request, position, recovered: false };
+        let joined =
+            ToShard::Joined { request, position, recovered: false, suffix: Suffix::default() };
         self.to_shard.send(joined).await.unwrap();
     }
 

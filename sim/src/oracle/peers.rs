@@ -38,7 +38,8 @@ pub fn closed(session: &Session, code: CloseCode, moment: Moment<'_>) -> Verdict
             let slow = session.congested.map(|since| moment.now.saturating_since(since));
             session.overflowed || slow.is_some_and(|slow| slow >= SLOW_TIMEOUT)
         }
-        CloseCode::Policy => session.errors >= knobs.errors,
+        // Of the errors that it was told the last ones may not have fitted.
+        CloseCode::Policy => session.errors >= knobs.errors || session.overflowed,
         CloseCode::TooManyMessages => session.limited || session.asked.len() > WAITING_MAX,
         CloseCode::Restarting => true, // The judge of drains looks at these.
         CloseCode::ProtocolError => session.misbehaved,

@@ -45,7 +45,7 @@ impl Plan {
             .any(|(_, fault)| matches!(fault, Fault::CrashRedis { data: Data::Older, .. }));
         let off = |(knob, value): &(String, String)| knob == "HISTORY_SIZE" && value == "0";
         let positions = !self.knobs.iter().any(off);
-        Rules { positions, sets_back, is_complete: false, marker }
+        Rules { positions, sets_back, is_complete: false, recovers: None, marker }
     }
 }
 

@@ -71,6 +71,7 @@ impl Facts {
             taken: Some(taken),
             announced: Instant(0),
             all: 0,
+            subscribers: Vec::new(),
             members: 0,
             last_handed: None,
         };

@@ -124,6 +124,8 @@ impl World<'_, '_> {
         let name = self.name(stream);
         let subscribers = self.broker.subscribers(stream);
         let count = u32::try_from(subscribers.len()).expect("a handful");
+        let lives = subscribers.iter().map(|link| (link.0, link.1));
+        self.truth.publications[number].subscribers = lives.collect();
         for link in subscribers {
             if self.is_lost(link.0) {
                 self.reach("sim_publication_lost");
@@ -153,8 +155,13 @@ impl World<'_, '_> {
                 }
                 Destination::Instance(_) => continue,
             };
-            if !self.is_lost(link.0) {
-                let (generation, bytes) = (Generation(link.2), bytes.clone());
+            if self.is_lost(link.0) {
+                continue;
+            }
+            let twice = self.has_trouble(link.0, |what| matches!(what, Trouble::Twice));
+            for _ in 0..1 + u32::from(twice) {
+                let (generation, channel) = (Generation(link.2), channel.clone());
+                let bytes = bytes.clone();
                 self.bring(link, Input::Received { generation, channel, bytes });
             }
         }
@@ -222,12 +229,18 @@ impl World<'_, '_> {
         }
     }
 
-    /// The broker is asked for a head.
-    pub(super) fn read(&mut self, life: LifeId, read: ReadId, stream: StreamId) {
+    /// The broker is asked for a head, and for what comes after an offset.
+    pub(super) fn read(
+        &mut self,
+        life: LifeId,
+        read: ReadId,
+        stream: StreamId,
+        after: Option<u64>,
+    ) {
         let epoch = self.next_epoch();
         let fails = self.has_trouble(life.0, |what| matches!(what, Trouble::ReadsFail));
         let can_tell = self.broker_down == 0 && !fails;
-        let head = can_tell.then(|| self.broker.head(&mut self.truth, stream, epoch));
+        let history = can_tell.then(|| self.broker.read(&mut self.truth, stream, epoch, after));
         let slow =
             self.longest(
                 life.0,
@@ -235,7 +248,7 @@ impl World<'_, '_> {
                     if let Trouble::ReadsSlow(ms) = what { Some(*ms) } else { None }
                 },
             );
-        let event = Event::Host(life, HostEvent::Relay(Input::HeadRead { read, head }));
+        let event = Event::Host(life, HostEvent::Relay(Input::Read { read, history }));
         self.queue_slowly(Queue::Replies(life, stream % 2), slow, event);
     }
 

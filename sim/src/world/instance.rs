@@ -217,9 +217,9 @@ impl World<'_, '_> {
                 let stream = self.truth.stream(stream.as_str());
                 self.queue(Queue::Interest(link), Event::Interest(link, stream, false));
             }
-            relay::Action::ReadHead { read, stream } => {
+            relay::Action::Read { read, stream, after } => {
                 let stream = self.truth.stream(stream.as_str());
-                self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream));
+                self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream, after));
             }
             relay::Action::Receipt { mid, recipients, complete, .. } => {
                 self.receipt(mid, Some((recipients, complete)))?;

@@ -98,7 +98,7 @@ enum Event {
     /// The broker is asked to tell other instances something.
     Tell(Destination, Bytes),
     /// The broker is asked for a head.
-    Read(LifeId, ReadId, StreamId),
+    Read(LifeId, ReadId, StreamId, Option<u64>),
     /// The broker notices that a connection is gone.
     Ghost(Link),
     /// An instance tries to connect to the broker.
@@ -204,7 +204,7 @@ impl<'a, 'b> World<'a, 'b> {
             queues: BTreeMap::new(),
             pending: VecDeque::new(),
             truth: Truth::default(),
-            broker: Broker::default(),
+            broker: Broker::new(plan.knobs.history),
             broker_down: 0,
             cut: vec![0; plan.instances.len()],
             active: BTreeSet::new(),
@@ -286,7 +286,7 @@ impl<'a, 'b> World<'a, 'b> {
             Event::Take(life, number, mid) => self.take(life, number, mid),
             Event::Interest(link, stream, on) => self.interest(link, stream, on),
             Event::Tell(to, bytes) => self.tell(to, &bytes),
-            Event::Read(life, read, stream) => self.read(life, read, stream),
+            Event::Read(life, read, stream, after) => self.read(life, read, stream, after),
             Event::Ghost(link) => self.broker.disconnect(link),
             Event::TryLink(instance) => self.try_link(instance),
             Event::Copy => self.broker.copy(self.now),

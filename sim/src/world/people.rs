@@ -240,9 +240,7 @@ impl World<'_, '_> {
         let (kind, payload) = match &asked {
             Asked::Join(room, None) => ("room:join", format!(r#"{{"room":"{room}"}}"#)),
             Asked::Join(room, Some(since)) => {
-                let mut id = Vec::new();
-                realtime_core::wire::encode::id(&mut id, self.truth.node(*since).position);
-                let id = String::from_utf8(id).expect("ids are text");
+                let id = self.truth.id(*since);
                 ("room:join", format!(r#"{{"room":"{room}","since":"{id}"}}"#))
             }
             Asked::Leave(room) => ("room:leave", format!(r#"{{"room":"{room}"}}"#)),
@@ -322,7 +320,10 @@ impl World<'_, '_> {
     /// How the client of a session hears.
     pub(super) fn hearing(&mut self, session: usize) -> Hearing<'_> {
         let (positions, sets_back) = (self.plan.knobs.positions, self.sets_back);
-        let rules = Rules { positions, sets_back, is_complete: true, marker };
+        // In peace nothing else is forgotten.
+        let recovers =
+            (self.is_calm && self.plan.knobs.head_reads >= 3).then_some(self.plan.knobs.history);
+        let rules = Rules { positions, sets_back, is_complete: true, recovers, marker };
         let session = &mut self.sessions[session];
         Hearing { truth: &mut self.truth, session, rules, now: self.now }
     }

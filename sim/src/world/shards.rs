@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use realtime_core::{
     id::{ConnectionId, DeliveryId, WorkerId},
+    link::Suffix,
     relay,
     shard::{Action, Actions, Handshake, Identity, Input, Slice, VerifyError},
     time::UnixMillis,
@@ -14,6 +15,7 @@ use crate::{
     frames::{Message, texts},
     oracle::{Failure, Verdict, audience, peers},
     session::{Session, Stage},
+    truth::NodeId,
 };
 
 use super::{
@@ -125,10 +127,30 @@ impl World<'_, '_> {
         }
     }
 
+    /// Where a client says that it was, in its own stream and in `all`.
+    fn sinces(&mut self, session: usize) -> [Option<NodeId>; 2] {
+        let Session { client, ref user, .. } = self.sessions[session];
+        let own = user.as_ref().map(|user| format!("user:{user}"));
+        let names = [own, Some("all".to_owned())];
+        if !self.plan.clients[client].since {
+            return [None; 2];
+        }
+        names.map(|name| {
+            let stream = self.truth.stream(&name?);
+            let node = *self.clients[client].last.get(&stream)?;
+            self.sessions[session].since.insert(stream, node);
+            Some(node)
+        })
+    }
+
     fn arrive(&mut self, session: usize) -> Verdict {
+        let since = self.sinces(session);
+        let ids = since.each_ref().map(|since| since.map(|node| self.truth.id(node)));
         let Session { life: id, worker, ref user, .. } = self.sessions[session];
         let request = Handshake {
             token: user.is_some(),
+            since: ids[0].as_deref(),
+            since_all: ids[1].as_deref(),
             instance_connections: self.occupied(id),
             ..Handshake::default()
         };
@@ -243,6 +265,10 @@ impl World<'_, '_> {
                 let session = self.session_of(id, worker, conn)?;
                 self.send(session, frame, bytes)?;
             }
+            Action::Feed { conn, suffix, skip_user } => {
+                let session = self.session_of(id, worker, conn)?;
+                self.feed(session, &suffix, skip_user.as_deref())?;
+            }
             Action::Deliver { delivery, frame, .. } => {
                 let walk = self.read_publications(&frame)?;
                 self.live_mut(id).hosts[worker].walks.insert(delivery, walk);
@@ -323,6 +349,30 @@ impl World<'_, '_> {
         Ok(())
     }
 
+    /// Gives a connection what it missed, which costs its outbox nothing.
+    fn feed(&mut self, session: usize, suffix: &Suffix, skip_user: Option<&str>) -> Verdict {
+        for missed in suffix.entries() {
+            if missed.is_skipped_for(skip_user) {
+                continue;
+            }
+            let now = self.now;
+            self.mix_bytes(&missed.frame.0);
+            self.trace.say("fed", now, || format!("session {session}: {:?}", missed.frame));
+            let Session { life, worker, overflowed, .. } = self.sessions[session];
+            let kind = Kind::of(&missed.kind).index();
+            self.live_mut(life).hosts[worker].counts.sent[kind] += 1;
+            for text in texts(&missed.frame.0) {
+                let failed = |error| Failure::new("payload", error);
+                let message = Message::read(text).map_err(failed)?;
+                if !overflowed {
+                    self.received += 1;
+                    self.receive(session, &message).map_err(|error| self.whose(session, error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts bytes into the socket of a connection, or into its outbox; false if they don't fit.
     fn offer(&mut self, session: usize, bytes: usize) -> bool {
         let (now, outbox) = (self.now, self.plan.knobs.outbox_bytes);
@@ -388,7 +438,7 @@ impl World<'_, '_> {
                     let seen = self.sessions[session].streams.get(&publication.stream);
                     let joined = seen.map(|seen| seen.joined);
                     let was_member = joined < Some(publication.announced);
-                    publication.hand(was_member, self.now);
+                    publication.hand(id, was_member, self.now);
                     self.hearing(session)
                         .publication(*number, *node)
                         .map_err(|error| self.whose(session, error))?;

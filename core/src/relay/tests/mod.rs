@@ -1,5 +1,6 @@
 //! The rules of the relay, one by one.
 
+mod history;
 mod interest;
 mod order;
 mod outlet;
@@ -79,9 +80,12 @@ fn words(action: &Action) -> String {
     match action {
         Action::ToShard { worker, message } => {
             let what = match message {
-                ToShard::Joined { request, position, recovered } => {
+                ToShard::Joined { request, position, recovered, suffix } => {
                     let recovered = if *recovered { ", recovered" } else { "" };
-                    format!("joined {} at {}{recovered}", request.0, at(position))
+                    let missed = suffix.entries().iter();
+                    let missed: String =
+                        missed.map(|missed| format!(" +{}", missed.position.offset)).collect();
+                    format!("joined {} at {}{recovered}{missed}", request.0, at(position))
                 }
                 ToShard::JoinFailed { request } => format!("join {} failed", request.0),
                 ToShard::Publication(publication) => {
@@ -97,7 +101,10 @@ fn words(action: &Action) -> String {
         }
         Action::Subscribe { stream } => format!("subscribe {}", stream.as_str()),
         Action::Unsubscribe { stream } => format!("unsubscribe {}", stream.as_str()),
-        Action::ReadHead { read, stream } => format!("read {} of {}", read.0, stream.as_str()),
+        Action::Read { read, stream, after } => {
+            let after = after.map_or_else(String::new, |after| format!(" after {after}"));
+            format!("read {} of {}{after}", read.0, stream.as_str())
+        }
         Action::Receipt { mid, recipients, instances, complete } => {
             let complete = if *complete { "" } else { ", or more" };
             format!("receipt {}: {recipients} on {instances}{complete}", mid.0 >> 32)
@@ -106,7 +113,7 @@ fn words(action: &Action) -> String {
             let report = Report::decode(bytes).unwrap();
             let receipts = report.receipts.iter();
             let receipts: Vec<_> =
-                receipts.map(|(mid, count)| format!("{}: {count}", mid.0 >> 32)).collect();
+                receipts.map(|one| format!("{}: {}", one.mid.0 >> 32, one.recipients)).collect();
             format!("tell {boot} {}", receipts.join(", "))
         }
         Action::Tell { to: Destination::Everyone, .. } => "beat".to_owned(),
@@ -169,7 +176,21 @@ fn head(read: u64, offset: u64) -> Input {
 }
 
 fn head_at(read: u64, head: Option<Position>) -> Input {
-    Input::HeadRead { read: ReadId(read), head }
+    let history = head.map(|head| History { head, entries: Vec::new() });
+    Input::Read { read: ReadId(read), history }
+}
+
+/// The durable entry number `offset`, as the history has it.
+fn kept(offset: u64) -> Bytes {
+    let place = Place::Durable { position: position(offset), prev: position(offset - 1).mid };
+    Entry { place, body: body() }.encode()
+}
+
+/// The answer to a read: the head and the newest entries that are kept.
+fn history(read: u64, offsets: std::ops::RangeInclusive<u64>) -> Input {
+    let head = position(*offsets.end());
+    let history = History { head, entries: offsets.map(kept).collect() };
+    Input::Read { read: ReadId(read), history: Some(history) }
 }
 
 fn body() -> Body {

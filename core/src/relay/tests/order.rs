@@ -74,7 +74,10 @@ fn an_entry_that_comes_twice_while_the_head_is_read_is_forwarded_once() {
 fn members_are_told_of_a_gap_before_anything_that_follows_it() {
     let mut relay = live();
     step(&mut relay, 0, join(1, 1, ROOM));
-    assert_eq!(step(&mut relay, 0, came(7)), ["reach relay_order_suspect", "read 1 of event:1"]);
+    assert_eq!(
+        step(&mut relay, 0, came(7)),
+        ["reach relay_order_suspect", "read 1 of event:1 after 5"]
+    );
     assert_eq!(step(&mut relay, 0, came(8)), [""; 0]);
     assert_eq!(
         step(&mut relay, 0, head(1, 7)),
@@ -116,14 +119,17 @@ fn a_stream_that_is_set_back_while_its_head_is_read_is_resynced() {
     step(&mut relay, 0, came(4));
     step(&mut relay, 0, came(6));
     let other = Some(Position { mid: Mid(1), ..position(3) });
-    assert_eq!(step(&mut relay, 0, head_at(1, other)), ["read 2 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head_at(1, other)), ["read 2 of event:1 after 5"]);
     assert_eq!(step(&mut relay, 0, head_at(2, other)), ["0: resync event:1 at 3"]);
 }
 
 #[test]
 fn an_entry_that_was_on_its_way_while_the_head_was_read_is_no_gap() {
     let mut relay = live();
-    assert_eq!(step(&mut relay, 0, came(4)), ["reach relay_order_suspect", "read 1 of event:1"]);
+    assert_eq!(
+        step(&mut relay, 0, came(4)),
+        ["reach relay_order_suspect", "read 1 of event:1 after 5"]
+    );
     step(&mut relay, 0, came(5));
     step(&mut relay, 0, came(6));
     // The head is ahead of what has arrived: the rest follows.
@@ -151,9 +157,9 @@ fn a_head_that_never_joins_up_is_given_up() {
     step(&mut relay, 0, join_since(0, 1, ROOM, since(position(5))));
     step(&mut relay, 0, subscribed(1, ROOM));
     step(&mut relay, 0, came(10));
-    assert_eq!(step(&mut relay, 0, head(0, 5)), ["read 1 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head(0, 5)), ["read 1 of event:1 after 5"]);
     step(&mut relay, 0, came(20));
-    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1 after 5"]);
     step(&mut relay, 0, came(30));
     assert_eq!(
         step(&mut relay, 0, head(2, 5)),
@@ -192,7 +198,8 @@ fn a_late_entry_that_can_not_be_held_takes_nobody_back() {
     step(&mut relay, 0, join(0, 0, ROOM));
     step(&mut relay, 0, subscribed(1, ROOM));
     assert_eq!(step(&mut relay, 0, head(0, 5)), ["0: joined 0 at 5"]);
-    let suspected = ["reach relay_order_suspect", "reach relay_held_overflow", "read 1 of event:1"];
+    let suspected =
+        ["reach relay_order_suspect", "reach relay_held_overflow", "read 1 of event:1 after 5"];
     assert_eq!(step(&mut relay, 0, came(3)), suspected);
     assert_eq!(step(&mut relay, 0, head(1, 5)), ["0: resync event:1 at 5"]);
     assert_eq!(step(&mut relay, 0, came(6)), ["0: 0 at 6"]);
@@ -295,9 +302,9 @@ fn an_unreadable_entry_is_counted_and_the_head_tells_whether_it_mattered() {
         bytes: Bytes::from_static(b"9 D\n"),
     };
     let mut relay = live();
-    assert_eq!(step(&mut relay, 0, garbage()), ["read 1 of event:1"]);
+    assert_eq!(step(&mut relay, 0, garbage()), ["read 1 of event:1 after 5"]);
     assert_eq!(step(&mut relay, 0, garbage()), [""; 0]);
-    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1 after 5"]);
     assert_eq!(step(&mut relay, 0, head(2, 5)), [""; 0]);
     assert_eq!((relay.stats().entries_invalid, relay.stats().gaps), (2, 0));
     step(&mut relay, 0, garbage());
@@ -325,11 +332,11 @@ fn what_can_not_be_read_while_the_head_is_read_is_found_by_another_read() {
     let mut relay = live();
     step(&mut relay, 0, Input::LinkDown);
     step(&mut relay, 0, link_up(2));
-    assert_eq!(step(&mut relay, 0, subscribed(2, ROOM)), ["read 1 of event:1"]);
+    assert_eq!(step(&mut relay, 0, subscribed(2, ROOM)), ["read 1 of event:1 after 5"]);
     assert_eq!(step(&mut relay, 0, unreadable(2)), [""; 0]);
-    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head(1, 5)), ["read 2 of event:1 after 5"]);
     step(&mut relay, 0, unreadable(2));
-    assert_eq!(step(&mut relay, 0, head(2, 6)), ["read 3 of event:1"]);
+    assert_eq!(step(&mut relay, 0, head(2, 6)), ["read 3 of event:1 after 5"]);
     step(&mut relay, 0, unreadable(2));
     // It is not read for ever.
     assert_eq!(step(&mut relay, 0, head(3, 5)), ["0: resync event:1 at 5"]);

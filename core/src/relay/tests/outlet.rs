@@ -19,13 +19,18 @@ fn ingress(bytes: &'static [u8]) -> Input {
 }
 
 #[test]
-fn a_full_worker_gets_nothing_until_it_is_half_empty_and_then_a_resync() {
+fn a_full_worker_gets_nothing_until_it_is_half_empty_and_then_what_it_lacks() {
     let mut relay = behind();
     step(&mut relay, 0, handed_over(0, 0, 1));
     assert_eq!(step(&mut relay, 0, came(11)), [""; 0]);
-    assert_eq!(step(&mut relay, 0, handed_over(0, 1, 1)), ["0: resync event:1 at 11"]);
-    assert_eq!(step(&mut relay, 0, came(12)), ["0: 4 at 12"]);
-    assert_eq!((relay.stats().queue_full, relay.stats().resyncs), (2, 1));
+    assert_eq!(step(&mut relay, 0, handed_over(0, 1, 1)), ["read 1 of event:1 after 9"]);
+    assert_eq!(
+        step(&mut relay, 0, history(1, 10..=11)),
+        ["reach relay_worker_refed", "0: 4 at 10", "0: 5 at 11"]
+    );
+    step(&mut relay, 0, handed_over(0, 2, 1));
+    assert_eq!(step(&mut relay, 0, came(12)), ["0: 6 at 12"]);
+    assert_eq!((relay.stats().queue_full, relay.stats().resyncs), (2, 0));
 }
 
 #[test]
@@ -40,9 +45,10 @@ fn joins_of_a_full_worker_are_answered_when_it_has_caught_up() {
     let mut relay = behind();
     assert_eq!(step(&mut relay, 0, join(0, 1, ROOM)), [""; 0]);
     step(&mut relay, 0, handed_over(0, 0, 1));
+    assert_eq!(step(&mut relay, 0, handed_over(0, 1, 1)), ["read 1 of event:1 after 9"]);
     assert_eq!(
-        step(&mut relay, 0, handed_over(0, 1, 1)),
-        ["0: resync event:1 at 10", "0: joined 1 at 10"]
+        step(&mut relay, 0, history(1, 10..=10)),
+        ["reach relay_worker_refed", "0: 4 at 10", "0: joined 1 at 10"]
     );
 }
 
@@ -85,8 +91,9 @@ fn a_queue_is_bounded_in_bytes_but_takes_anything_when_it_is_empty() {
     step(&mut relay, 0, head(0, 5));
     assert_eq!(step(&mut relay, 0, came(6)), ["0: 0 at 6"]);
     assert_eq!(step(&mut relay, 0, came(7)), ["reach relay_worker_full"]);
-    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), ["0: resync event:1 at 7"]);
-    assert_eq!(step(&mut relay, 0, came(8)), ["0: 1 at 8"]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 0, 1)), ["read 1 of event:1 after 6"]);
+    let refed = ["reach relay_worker_refed", "0: 1 at 7"];
+    assert_eq!(step(&mut relay, 0, history(1, 7..=7)), refed);
 }
 
 #[test]
@@ -97,7 +104,7 @@ fn a_report_counts_once_and_only_from_a_worker_that_owes_it() {
         assert_eq!(step(&mut relay, 0, handed_over(1, 1, 1)), [""; 0]);
         assert_eq!(step(&mut relay, 0, handed_over(0, 77, 1)), [""; 0]);
     }
-    assert_eq!(step(&mut relay, 0, handed_over(0, 1, 1)), ["0: resync event:1 at 10"]);
+    assert_eq!(step(&mut relay, 0, handed_over(0, 1, 1)), ["read 1 of event:1 after 9"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cluster::{Beat, Census};
+use crate::cluster::{Beat, Census, Receipt};
 
 /// The service waits until 250 ms for the publication number `offset`.
 fn expected(offset: u64) -> Input {
@@ -28,7 +28,11 @@ fn came_from(boot: u64, offset: u64) -> Input {
 }
 
 fn report(from: u64, receipts: &[(u64, u32)]) -> Input {
-    let receipts = receipts.iter().map(|(offset, count)| (position(*offset).mid, *count));
+    let receipts = receipts.iter().map(|(offset, recipients)| Receipt {
+        mid: position(*offset).mid,
+        recipients: *recipients,
+        partial: false,
+    });
     let report = Report { from: BootId(from), receipts: receipts.collect() };
     let bytes = report.encode();
     Input::Received { generation: Generation(1), channel: Channel::Receipts, bytes }
@@ -158,7 +162,10 @@ fn a_full_worker_is_not_waited_for() {
     }
     step(&mut relay, 0, expected(10));
     step(&mut relay, 0, published(10));
-    assert_eq!(step(&mut relay, 0, came(10)), ["reach relay_worker_full", "receipt 10: 0 on 0"]);
+    assert_eq!(
+        step(&mut relay, 0, came(10)),
+        ["reach relay_worker_full", "receipt 10: 0 on 0, or more"]
+    );
 }
 
 #[test]

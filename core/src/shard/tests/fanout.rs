@@ -162,7 +162,12 @@ fn missed_messages_are_told_to_every_member_in_turn() {
 fn without_positions_nothing_has_an_id() {
     let mut bed = bed();
     bed.arrive(0, Handshake::default());
-    let joined = ToShard::Joined { request: RequestId(0), position: None, recovered: false };
+    let joined = ToShard::Joined {
+        request: RequestId(0),
+        position: None,
+        recovered: false,
+        suffix: Suffix::default(),
+    };
     assert!(bed.relayed(joined)[0].contains(r#""all":{"id":null}"#));
     let without = Publication { position: None, ..publication("all", 1, "x") };
     assert_eq!(bed.publish_this(without), ["deliver 0 x"]);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     id::{DispatchId, Epoch, Mid, Position},
-    link::{Publication, ToShard},
+    link::{Publication, Suffix, ToShard},
     wire::Frame,
 };
 
@@ -122,6 +122,7 @@ impl Bed {
             request: RequestId(request),
             position: position(offset),
             recovered: false,
+            suffix: Suffix::default(),
         })
     }
 
@@ -130,6 +131,7 @@ impl Bed {
             request: RequestId(request),
             position: position(offset),
             recovered: true,
+            suffix: Suffix::default(),
         })
     }
 
@@ -243,6 +245,11 @@ fn text(action: &Action, actions: &Actions) -> String {
         }
         Action::Drained => "drained".into(),
         Action::ToRelay(ToRelay::Counted(census)) => format!("counted {census:?}"),
+        Action::Feed { conn, suffix, skip_user } => {
+            let skip = skip_user.as_ref().map_or_else(String::new, |user| format!(" but {user}'s"));
+            let missed = suffix.entries().iter().map(|missed| missed.position.offset.to_string());
+            format!("{}: missed {}{skip}", conn.slot, missed.collect::<Vec<_>>().join(" "))
+        }
         Action::Reach(name) => format!("reach {name}"),
     }
 }

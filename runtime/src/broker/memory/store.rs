@@ -7,6 +7,7 @@ use bytes::Bytes;
 use realtime_core::{
     entry::Place,
     id::{Epoch, Mid, Position},
+    relay::History,
     stream::{StreamKind, StreamName},
     time::{Instant, UnixMillis},
 };
@@ -132,18 +133,29 @@ impl Store {
         Ok(Stored { answer: Published { position, duplicate: false, subscribers: 0 }, entry })
     }
 
-    /// Where a stream is. Begins its numbering with `epoch` when it has none.
-    pub(super) fn head(&mut self, stream: &StreamName, epoch: Epoch, now: Instant) -> Position {
+    /// Where a stream is, and what of its history comes after the offset `after`. Begins its
+    /// numbering with `epoch` when it has none.
+    pub(super) fn read(
+        &mut self,
+        stream: &StreamName,
+        epoch: Epoch,
+        after: Option<u64>,
+        now: Instant,
+    ) -> History {
         if self.retention.user_entries_max == 0 {
-            return Position::default(); // Positions are off: nothing is kept.
+            return History::default(); // Positions are off: nothing is kept.
         }
         self.expire(now);
-        let head = self.use_stream(stream, now, |stream, retention| {
+        let history = self.use_stream(stream, now, |stream, retention| {
             stream.head_until = now + retention.position_ttl;
-            *stream.head.get_or_insert_with(|| Position { epoch, ..Position::default() })
+            let head = stream.head.get_or_insert_with(|| Position { epoch, ..Position::default() });
+            let count = head.offset.saturating_sub(after.unwrap_or(u64::MAX));
+            let count = usize::try_from(count).unwrap_or(usize::MAX).min(stream.log.len());
+            let entries = stream.log.range(stream.log.len() - count..).cloned().collect();
+            History { head: *head, entries }
         });
         self.shrink();
-        head
+        history
     }
 
     /// Changes a stream, which becomes the youngest one.

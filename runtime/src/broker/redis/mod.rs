@@ -12,7 +12,7 @@ use bytes::Bytes;
 use realtime_core::{
     entry::Place,
     id::{BootId, Epoch, Mid, Position},
-    relay::Destination,
+    relay::{Destination, History},
     stream::{StreamKind, StreamName},
 };
 use redis::{Value, cmd};
@@ -138,18 +138,21 @@ impl<N: Net> RedisBroker<N> {
         if repeatable { Request::Repeatable { call, again: b"1" } } else { Request::Once(call) }
     }
 
-    async fn head(&self, stream: StreamName, epoch: Epoch) -> Result<Position, BrokerError> {
+    async fn history(
+        &self,
+        stream: StreamName,
+        epoch: Epoch,
+        after: Option<u64>,
+    ) -> Result<History, BrokerError> {
         if self.retention.user_entries_max == 0 {
-            return Ok(Position::default()); // Positions are off: nothing is kept.
+            return Ok(History::default()); // Positions are off: nothing is kept.
         }
         let keys = vec![self.names.key(&stream, "meta"), self.names.key(&stream, "log")];
-        let args = vec![hex(epoch.0), millis(self.retention.position_ttl)];
-        let call = Call { script: &self.scripts.head, keys, args };
+        let after = after.map(decimal).unwrap_or_default();
+        let args = vec![hex(epoch.0), millis(self.retention.position_ttl), after];
+        let call = Call { script: &self.scripts.read, keys, args };
         let answer = self.lane(&stream).run(&call).await?;
-        let head = redis::from_redis_value(answer)
-            .ok()
-            .and_then(|(epoch, offset, mid): (String, u64, String)| position(&epoch, offset, &mid));
-        head.ok_or_else(|| BrokerError("the position can't be read".to_owned()))
+        read_answer(answer).ok_or_else(|| BrokerError("the history can't be read".to_owned()))
     }
 
     async fn tell_instances(&self, to: Destination, bytes: Bytes) -> Result<(), BrokerError> {
@@ -175,12 +178,13 @@ impl<N: Net> Broker for RedisBroker<N> {
         Box::pin(self.publish_in_time(request))
     }
 
-    fn read_head(
+    fn read(
         &self,
         stream: StreamName,
         epoch: Epoch,
-    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
-        Box::pin(self.head(stream, epoch))
+        after: Option<u64>,
+    ) -> BrokerFuture<'_, Result<History, BrokerError>> {
+        Box::pin(self.history(stream, epoch, after))
     }
 
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
@@ -213,6 +217,14 @@ fn script_answer(answer: Value) -> Option<Published> {
         redis::from_redis_value(answer).ok()?;
     let position = if offset > 0 { Some(position(&epoch, offset, &mid)?) } else { None };
     Some(Published { position, duplicate: duplicate == 1, subscribers })
+}
+
+/// Reads the answer of the reading script.
+fn read_answer(answer: Value) -> Option<History> {
+    let (epoch, offset, mid, entries): (String, u64, String, Vec<Vec<u8>>) =
+        redis::from_redis_value(answer).ok()?;
+    let head = position(&epoch, offset, &mid)?;
+    Some(History { head, entries: entries.into_iter().map(Bytes::from).collect() })
 }
 
 /// Reads the answer of PUBLISH.

@@ -9,7 +9,7 @@ pub(super) struct Scripts {
     pub(super) publish: LoadedScript,
     pub(super) latest: LoadedScript,
     pub(super) plain: LoadedScript,
-    pub(super) head: LoadedScript,
+    pub(super) read: LoadedScript,
 }
 
 /// One script.
@@ -27,13 +27,13 @@ impl Scripts {
             publish: script(PUBLISH),
             latest: script(LATEST),
             plain: script(PLAIN),
-            head: script(HEAD),
+            read: script(READ),
         }
     }
 
     /// All of them, for loading.
     pub(super) fn all(&self) -> [&LoadedScript; 4] {
-        [&self.publish, &self.latest, &self.plain, &self.head]
+        [&self.publish, &self.latest, &self.plain, &self.read]
     }
 }
 
@@ -44,4 +44,4 @@ fn script(code: &'static str) -> LoadedScript {
 const PUBLISH: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/publish.lua"));
 const LATEST: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/latest.lua"));
 const PLAIN: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/plain.lua"));
-const HEAD: &str = include_str!("lua/head.lua");
+const READ: &str = include_str!("lua/read.lua");

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Mid, Position},
-    relay::Destination,
+    relay::{Destination, History},
     stream::StreamName,
 };
 
@@ -48,11 +48,12 @@ impl Broker for ScriptedBroker {
         })
     }
 
-    fn read_head(
+    fn read(
         &self,
         _stream: StreamName,
         _epoch: Epoch,
-    ) -> BrokerFuture<'_, Result<Position, BrokerError>> {
+        _after: Option<u64>,
+    ) -> BrokerFuture<'_, Result<History, BrokerError>> {
         unreachable!("the service only publishes")
     }
 

@@ -56,7 +56,8 @@ fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
     let words = once(asked).chain(heard).map(|word| (0, word)).collect();
     let session =
         Session { client: 0, user: Some(user.to_owned()), pod: 0, words, closed: None, code: None };
-    let rules = Rules { positions: true, sets_back: false, is_complete: false, marker };
+    let rules =
+        Rules { positions: true, sets_back: false, is_complete: false, recovers: None, marker };
     let heard = Listener::new(&session).listen(&session, &mut facts(), rules);
     heard.map_err(|error| error.to_string())
 }
