@@ -16,5 +16,6 @@ pub mod session;
 pub mod shrink;
 pub mod tier1;
 pub mod tier2;
+pub mod timeline;
 pub mod truth;
 pub mod world;

@@ -3,6 +3,7 @@
 mod shim;
 
 use std::{
+    fs,
     io::Write as _,
     ops::Range,
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use lexopt::prelude::*;
 use realtime_sim::{
     plan::Plan,
     tier1::{self, Answer},
-    tier2,
+    tier2, timeline,
 };
 
 const USAGE: &str = "\
@@ -27,6 +28,7 @@ usage: sim run --seed N [--trace FILE]      one seed; what happens goes to FILE,
        sim shrink PLAN -o PLAN              the same for a plan from a file
        sim corpus [FOLDER]                  every plan that once failed
        sim diff A B                         where two traces begin to differ
+       sim timeline TRACE -o FILE.html      a trace of either tier as a page for a browser
        sim reach [--seeds A..B]             rare situations that the seeds never reach
        sim bench [--seeds A..B]             what happens in a second of processor time
        sim run, replay or shrink ... --plant NAME   with a planted bug
@@ -107,6 +109,7 @@ impl Arguments {
             "shrink" => self.shrink()?,
             "corpus" => tier1::corpus(self.path(0).unwrap_or_else(|_| Path::new("sim/corpus"))),
             "diff" => tier1::diff(self.path(0)?, self.path(1)?),
+            "timeline" => self.timeline()?,
             "reach" => tier1::reach(self.seeds(2_000), tier1::REACHABLE),
             "bench" => tier1::bench(self.seeds(500), &cpu_seconds),
             "mutants" => tier1::mutants(self.seeds(200), self.only.as_deref()),
@@ -132,6 +135,15 @@ impl Arguments {
         Ok(tier1::shrink_to(&plan, output))
     }
 
+    fn timeline(&self) -> Result<Answer, String> {
+        let (trace, output) = (self.path(0)?, self.output.as_deref().ok_or("-o is missing")?);
+        let failed = |path: &Path, error| format!("{}: {error}", path.display());
+        let text = fs::read_to_string(trace).map_err(|error| failed(trace, error))?;
+        let page = timeline::page(&text)?;
+        fs::write(output, page).map_err(|error| failed(output, error))?;
+        Ok((0, format!("{} lines, to be opened in a browser\n", text.lines().count())))
+    }
+
     fn seed(&self) -> Result<u64, String> {
         self.seed.ok_or_else(|| "--seed is missing".to_owned())
     }
@@ -147,7 +159,7 @@ impl Arguments {
 
 /// Processor time of this process so far.
 fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Fields 14 and 15, counted behind the name, which may contain anything; 100 ticks a second.
     let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0

@@ -60,10 +60,10 @@ pub(super) async fn run(plan: Rc<Plan>, pod: usize, stops: SharedStops) -> turmo
     stops.borrow_mut()[pod] = Stop { signal: Some(signal), stopped: false };
     let name = pod_name(pod);
     server::run::<SimNet>(config(&plan, pod), Spawn::Inline, shutdown, |_| {
-        trace::note(format_args!("\"pod\":\"{name}\",\"state\":\"listening\""));
+        trace::note(&name, format_args!("\"state\":\"listening\""));
     })
     .await?;
-    trace::note(format_args!("\"pod\":\"{name}\",\"state\":\"stopped\""));
+    trace::note(&name, format_args!("\"state\":\"stopped\""));
     stops.borrow_mut()[pod].stopped = true;
     std::future::pending().await
 }

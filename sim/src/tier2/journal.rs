@@ -4,7 +4,10 @@ use std::{cell::RefCell, rc::Rc};
 
 use serde_json::Value;
 
-use super::trace;
+use super::{
+    plan::{client_name, pod_name},
+    trace,
+};
 use crate::session::Asked;
 
 /// What all of them write into.
@@ -87,7 +90,9 @@ impl Journal {
     /// A WebSocket is open.
     pub(super) fn open(&mut self, client: usize, user: Option<String>, pod: usize) -> usize {
         let session = self.sessions.len();
-        trace::note(format_args!("\"client\":{client},\"session\":{session},\"opened\":{pod}"));
+        let from = pod_name(pod);
+        let what = format_args!("\"from\":\"{from}\",\"session\":{session},\"opened\":{pod}");
+        trace::note(&client_name(client), what);
         self.sessions.push(Session {
             client,
             user,
@@ -101,7 +106,10 @@ impl Journal {
 
     /// A message came.
     pub(super) fn hear(&mut self, session: usize, text: &str) -> Value {
-        trace::note(format_args!("\"session\":{session},\"heard\":{}", Value::from(text)));
+        let Session { client, pod, .. } = self.sessions[session];
+        let (from, heard) = (pod_name(pod), Value::from(text));
+        let what = format_args!("\"from\":\"{from}\",\"session\":{session},\"heard\":{heard}");
+        trace::note(&client_name(client), what);
         let message: Value = serde_json::from_str(text).unwrap_or_else(|error| {
             self.violations.push(format!("session {session} heard no JSON: {error}: {text}"));
             Value::Null
@@ -113,7 +121,10 @@ impl Journal {
 
     /// A client asks for something; gives the number of the request.
     pub(super) fn ask(&mut self, session: usize, asked: Asked) -> u32 {
-        let words = &mut self.sessions[session].words;
+        let Session { client, pod, ref mut words, .. } = self.sessions[session];
+        let (to, text) = (pod_name(pod), Value::from(format!("{asked:?}")));
+        let what = format_args!("\"to\":\"{to}\",\"session\":{session},\"asked\":{text}");
+        trace::note(&client_name(client), what);
         let reference = u32::try_from(words.len()).unwrap_or(u32::MAX);
         words.push((trace::now_us(), Word::Asked(reference, asked)));
         reference
@@ -121,7 +132,9 @@ impl Journal {
 
     /// The WebSocket is gone.
     pub(super) fn close(&mut self, session: usize, why: &str) {
-        trace::note(format_args!("\"session\":{session},\"closed\":{}", Value::from(why)));
+        let host = client_name(self.sessions[session].client);
+        let why = Value::from(why);
+        trace::note(&host, format_args!("\"session\":{session},\"closed\":{why}"));
         self.sessions[session].closed = Some(trace::now_us());
     }
 
@@ -129,21 +142,27 @@ impl Journal {
     pub(super) fn call(&mut self, call: Call) {
         let Call { marker, stream, .. } = &call;
         match &call.outcome {
-            Ok(Answer { recipients, message_id, .. }) => trace::note(format_args!(
-                "\"published\":{marker},\"stream\":\"{stream}\",\"id\":\"{message_id}\",\
-                 \"recipients\":{recipients}"
-            )),
-            Err(error) => trace::note(format_args!(
-                "\"unpublished\":{marker},\"stream\":\"{stream}\",\"why\":{}",
-                Value::from(error.as_str())
-            )),
+            Ok(Answer { recipients, message_id, .. }) => trace::note(
+                "publisher",
+                format_args!(
+                    "\"published\":{marker},\"stream\":\"{stream}\",\"id\":\"{message_id}\",\
+                     \"recipients\":{recipients}"
+                ),
+            ),
+            Err(error) => trace::note(
+                "publisher",
+                format_args!(
+                    "\"unpublished\":{marker},\"stream\":\"{stream}\",\"why\":{}",
+                    Value::from(error.as_str())
+                ),
+            ),
         }
         self.calls.push(call);
     }
 
     /// What must not be.
     pub(super) fn violate(&mut self, text: String) {
-        trace::note(format_args!("\"violation\":{}", Value::from(text.as_str())));
+        trace::note("", format_args!("\"violation\":{}", Value::from(text.as_str())));
         self.violations.push(text);
     }
 }

@@ -25,7 +25,9 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
                 let asked_us = trace::now_us();
                 let status = timeout(TIMEOUT, ask(pod)).await.ok().flatten();
                 let us = trace::now_us();
-                trace::note(format_args!("\"pod\":{pod},\"ready\":{}", status.unwrap_or(0)));
+                let (from, status_or_0) = (pod_name(pod), status.unwrap_or(0));
+                let what = format_args!("\"from\":\"{from}\",\"ready\":{status_or_0}");
+                trace::note("probe", what);
                 journal.borrow_mut().probes.push(Probe { asked_us, us, pod, status });
                 sleep(INTERVAL).await;
             }

@@ -160,7 +160,8 @@ impl Server {
     fn send(&mut self, connection: u64, output: Vec<u8>) {
         let sent = self.connections.get(&connection).map(|sender| sender.try_send(output));
         if matches!(sent, Some(Err(_))) {
-            trace::note(format_args!("\"redis\":\"output full\",\"connection\":{connection}"));
+            let what = format_args!("\"redis\":\"output full\",\"connection\":{connection}");
+            trace::note("redis", what);
             self.close(connection);
         }
     }

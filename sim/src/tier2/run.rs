@@ -47,7 +47,7 @@ pub fn run(plan: &Plan, full: bool) -> Outcome {
 }
 
 fn carry_out(plan: &Plan) -> Outcome {
-    trace::note(format_args!("\"seed\":{}", plan.seed));
+    trace::begin(plan);
     let mut world = World::new(Rc::new(plan.clone()));
     let ended = world.run();
     let World { journal, server, .. } = world;
@@ -58,10 +58,7 @@ fn carry_out(plan: &Plan) -> Outcome {
     let mut trace = trace::take();
     wrong.extend(trace.errors.iter().map(|line| format!("logged: {line}")));
     let hash = trace::hash(&trace.text);
-    for wrong in &wrong {
-        let text = serde_json::Value::from(wrong.as_str());
-        trace.text.extend(format!("{{\"wrong\":{text}}}\n").bytes());
-    }
+    trace.end(hash, &wrong);
     Outcome {
         trace: trace.text,
         hash,
@@ -160,7 +157,8 @@ impl World {
                     break;
                 }
                 let step = entry.remove();
-                trace::note(format_args!("\"step\":\"{}\"", format!("{step:?}").replace('"', "'")));
+                let text = format!("{step:?}").replace('"', "'");
+                trace::note("", format_args!("\"step\":\"{text}\""));
                 self.step(step, now_ms);
             }
             self.bury_the_stopped(now_ms);

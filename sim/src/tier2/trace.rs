@@ -1,14 +1,22 @@
-//! What happened, as JSON lines with integers only, and a hash over them.
+//! What happened, a JSON object a line as in tier 1, and a hash over the lines.
 
 use std::{cell::RefCell, fmt, io};
 
-use tracing::Dispatch;
+use serde_json::Value;
+use tracing::{
+    Dispatch, Event, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{MakeWriter, format::Writer, time::FormatTime},
+    fmt::{
+        FmtContext, FormatEvent, FormattedFields, MakeWriter,
+        format::{JsonFields, Writer},
+    },
+    registry::LookupSpan,
 };
 
-use super::seam;
+use super::{plan::Plan, seam};
 
 /// How much a trace contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +32,8 @@ pub(super) enum Detail {
 pub(super) struct Trace {
     /// The lines.
     pub(super) text: Vec<u8>,
+    /// How many there are.
+    lines: u64,
     /// Lines at ERROR, which no run may have.
     pub(super) errors: Vec<String>,
 }
@@ -32,10 +42,41 @@ thread_local! {
     static TRACE: RefCell<Trace> = RefCell::default();
 }
 
-/// Adds a line of the simulation itself: a JSON object without its braces.
-pub(super) fn note(fields: fmt::Arguments<'_>) {
-    let line = format!("{{\"us\":{},{fields}}}\n", now_us());
-    TRACE.with_borrow_mut(|trace| trace.text.extend(line.bytes()));
+impl Trace {
+    /// Adds a line.
+    fn push(&mut self, line: &str) {
+        self.text.extend_from_slice(line.as_bytes());
+        self.text.push(b'\n');
+        self.lines += 1;
+    }
+
+    /// Adds what came of the run.
+    pub(super) fn end(&mut self, hash: u64, wrong: &[String]) {
+        for wrong in wrong {
+            self.push(&format!(r#"{{"wrong":{}}}"#, Value::from(wrong.as_str())));
+        }
+        let verdict = wrong.first().map_or("passed", String::as_str);
+        self.push(&format!(r#"{{"hash":"{hash:016x}","verdict":{}}}"#, Value::from(verdict)));
+    }
+}
+
+/// Writes down what will be done.
+pub(super) fn begin(plan: &Plan) {
+    let plan = serde_json::to_string(plan).expect("a plan is plain data");
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!(r#"{{"version":"{version}","tier":2,"plan":{plan}}}"#);
+    TRACE.with_borrow_mut(|trace| trace.push(&line));
+}
+
+/// Adds a line about a host, or about all of them when it has no name: the fields of a JSON object.
+/// Of the fields, `from` names the host from which something came, and `to` where it goes.
+pub(super) fn note(host: &str, fields: fmt::Arguments<'_>) {
+    let host = if host.is_empty() { String::new() } else { format!(r#""host":"{host}","#) };
+    let at = now_us() * 1_000;
+    TRACE.with_borrow_mut(|trace| {
+        let n = trace.lines;
+        trace.push(&format!(r#"{{"n":{n},"at":{at},{host}{fields}}}"#));
+    });
 }
 
 /// Microseconds since the beginning of the run.
@@ -64,25 +105,82 @@ pub(super) fn hash(text: &[u8]) -> u64 {
 /// What collects log lines.
 pub(super) fn collector(detail: Detail) -> Dispatch {
     let filter = match detail {
-        Detail::Normal => "warn,realtime_runtime=debug",
+        // Turmoil's spans tell on which host a line is written.
+        Detail::Normal => "warn,realtime_runtime=debug,turmoil::sim=info",
         Detail::Full => "trace",
     };
     tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_span_list(false)
-        .with_timer(SimulatedTime)
+        .fmt_fields(JsonFields::new())
+        .event_format(Line)
         .with_env_filter(EnvFilter::builder().parse_lossy(filter))
         .with_writer(Lines)
         .finish()
         .into()
 }
 
-struct SimulatedTime;
+/// A log line as a line of the trace.
+struct Line;
 
-impl FormatTime for SimulatedTime {
-    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        write!(writer, "{}", now_us())
+impl<S> FormatEvent<S, JsonFields> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, JsonFields>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let n = TRACE.with_borrow(|trace| trace.lines);
+        write!(writer, r#"{{"n":{n},"at":{}"#, now_us() * 1_000)?;
+        let spans = context.event_scope().into_iter().flatten();
+        if let Some(host) = spans.filter(|span| span.name() == "node").find_map(|span| {
+            let fields = span.extensions();
+            let fields = fields.get::<FormattedFields<JsonFields>>()?;
+            Some(serde_json::from_str::<Value>(fields).ok()?["name"].to_string())
+        }) {
+            write!(writer, r#","host":{host}"#)?;
+        }
+        let metadata = event.metadata();
+        let (level, target) = (metadata.level(), metadata.target());
+        write!(writer, r#","level":"{level}","target":"{target}","log":{{"#)?;
+        let mut fields = Fields { writer, separator: "", result: Ok(()) };
+        event.record(&mut fields);
+        fields.result?;
+        writeln!(fields.writer, "}}}}")
+    }
+}
+
+/// Writes the fields of a log line, in their order: integers stay, all else is a text.
+struct Fields<'a> {
+    writer: Writer<'a>,
+    separator: &'static str,
+    result: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn write(&mut self, field: &Field, value: &Value) {
+        let (separator, name) = (self.separator, Value::from(field.name()));
+        self.separator = ",";
+        self.result = self.result.and_then(|()| write!(self.writer, "{separator}{name}:{value}"));
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.write(field, &value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.write(field, &value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.write(field, &value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.write(field, &format!("{value:?}").into());
     }
 }
 
@@ -103,6 +201,7 @@ impl io::Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         TRACE.with_borrow_mut(|trace| {
             trace.text.extend_from_slice(line);
+            trace.lines += 1;
             if line.windows(ERROR.len()).any(|window| window == ERROR) {
                 trace.errors.push(String::from_utf8_lossy(line).trim_end().to_owned());
             }

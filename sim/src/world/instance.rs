@@ -22,7 +22,7 @@ use crate::{
     truth::NodeId,
 };
 
-use super::{Event, Queue, World};
+use super::{Event, Queue, World, route::pod};
 
 /// An instance and which of its lives.
 pub(super) type LifeId = (usize, u32);
@@ -194,7 +194,7 @@ impl World<'_, '_> {
             }
         }
         for action in actions {
-            self.trace.say("relay", now, || format!("{id:?} {action:?}"));
+            self.trace.say("relay", now, || (pod(id.0), None, format!("{id:?} {action:?}")));
             self.relay_action(id, action)?;
         }
         Ok(())

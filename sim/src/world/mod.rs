@@ -5,6 +5,7 @@ mod faults;
 mod instance;
 mod judgement;
 mod people;
+mod route;
 mod shards;
 mod trace;
 
@@ -34,6 +35,7 @@ use crate::{
     truth::{NodeId, StreamId, Truth},
 };
 use instance::{HostEvent, Instance, LifeId};
+use route::Route;
 use trace::Trace;
 
 /// What a run came to.
@@ -119,6 +121,8 @@ struct Scheduled {
     at: Instant,
     sequence: u64,
     event: Event,
+    /// Where and when it was queued, if it was.
+    queued: Option<(Queue, Instant)>,
 }
 
 /// What keeps its order.
@@ -256,14 +260,15 @@ impl<'a, 'b> World<'a, 'b> {
 
     fn run(&mut self) -> Verdict {
         let end = moment(self.plan.end_ms);
-        while let Some(Reverse(Scheduled { at, sequence, event })) = self.events.pop() {
+        while let Some(Reverse(Scheduled { at, sequence, event, queued })) = self.events.pop() {
             if at > end {
                 break;
             }
             self.now = at;
             self.work.happened(at)?;
             self.mix(at.0 ^ sequence.rotate_left(32));
-            self.trace.event(at, &event);
+            let route = || Route::of(&event, queued.as_ref(), &self.sessions);
+            self.trace.event(at, &event, route);
             let happened = self.happen(event);
             happened.and_then(|()| self.carry_on()).map_err(|error| error.at(format!("{at:?}")))?;
             if self.trace.is_due() {
@@ -325,12 +330,16 @@ impl<'a, 'b> World<'a, 'b> {
         let last = self.queues.entry(queue).or_default();
         let at = (self.now + latency).max(*last);
         *last = at;
-        self.at(at, event);
+        self.schedule(at, event, Some((queue, self.now)));
     }
 
     fn at(&mut self, at: Instant, event: Event) {
+        self.schedule(at, event, None);
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event, queued: Option<(Queue, Instant)>) {
         self.scheduled += 1;
-        self.events.push(Reverse(Scheduled { at, sequence: self.scheduled, event }));
+        self.events.push(Reverse(Scheduled { at, sequence: self.scheduled, event, queued }));
     }
 
     fn after(&mut self, wait: Duration, event: Event) {

@@ -21,6 +21,7 @@ use crate::{
 use super::{
     Event, Queue, World,
     instance::{HostEvent, Life, LifeId, ShardEvent, Walk},
+    route::{client, pod},
 };
 
 impl World<'_, '_> {
@@ -241,7 +242,8 @@ impl World<'_, '_> {
         let now = self.now;
         let (list, bytes) = actions.drain();
         for action in list {
-            self.trace.say("shard", now, || format!("{id:?} {worker} {action:?}"));
+            let said = || (pod(id.0), None, format!("{id:?} {worker} {action:?}"));
+            self.trace.say("shard", now, said);
             self.shard_action(id, worker, action, bytes)?;
             if self.instances[id.0].life.is_none() {
                 return Ok(()); // It has drained, and is gone.
@@ -328,10 +330,12 @@ impl World<'_, '_> {
         let bytes = frame.of(bytes);
         self.mix_bytes(bytes);
         let now = self.now;
+        let Session { client: number, life, worker, stage, .. } = self.sessions[session];
         self.trace.say("sent", now, || {
-            format!("session {session}: {}", String::from_utf8_lossy(&bytes[2..]))
+            let texts: Vec<_> = texts(bytes).map(String::from_utf8_lossy).collect();
+            let text = format!("session {session}: {}", texts.join(" "));
+            (pod(life.0), Some(client(number)), text)
         });
-        let Session { life, worker, stage, .. } = self.sessions[session];
         if stage != Stage::Open {
             let what = format!("something is sent in {stage:?}: {:?}", self.sessions[session]);
             return Err(Failure::new("audience", what));
@@ -357,8 +361,12 @@ impl World<'_, '_> {
             }
             let now = self.now;
             self.mix_bytes(&missed.frame.0);
-            self.trace.say("fed", now, || format!("session {session}: {:?}", missed.frame));
-            let Session { life, worker, overflowed, .. } = self.sessions[session];
+            let Session { client: number, life, worker, overflowed, .. } = self.sessions[session];
+            self.trace.say("fed", now, || {
+                let texts: Vec<_> = texts(&missed.frame.0).map(String::from_utf8_lossy).collect();
+                let text = format!("session {session}: {}", texts.join(" "));
+                (pod(life.0), Some(client(number)), text)
+            });
             let kind = Kind::of(&missed.kind).index();
             self.live_mut(life).hosts[worker].counts.sent[kind] += 1;
             for text in texts(&missed.frame.0) {

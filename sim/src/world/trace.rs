@@ -7,7 +7,7 @@ use realtime_core::time::Instant;
 
 use crate::{oracle::Verdict, plan::Plan};
 
-use super::Event;
+use super::{Event, route::Route};
 
 /// Where to write it; nowhere in most runs.
 pub(super) struct Trace<'a> {
@@ -23,21 +23,42 @@ impl<'a> Trace<'a> {
     pub(super) fn begin(&mut self, plan: &Plan) {
         if self.out.is_some() {
             let plan = serde_json::to_string(plan).expect("a plan is plain data");
-            self.line(&format!(r#"{{"version":"{}","plan":{plan}}}"#, env!("CARGO_PKG_VERSION")));
+            self.line(&format!(
+                r#"{{"version":"{}","tier":1,"plan":{plan}}}"#,
+                env!("CARGO_PKG_VERSION")
+            ));
         }
     }
 
-    pub(super) fn event(&mut self, at: Instant, event: &Event) {
-        self.say("event", at, || format!("{event:?}"));
-    }
-
-    /// Says something, if anybody listens.
-    pub(super) fn say(&mut self, what: &str, at: Instant, text: impl FnOnce() -> String) {
+    pub(super) fn event(&mut self, at: Instant, event: &Event, route: impl FnOnce() -> Route) {
         if self.out.is_some() {
-            let text = serde_json::to_string(&text()).expect("a text");
-            let n = self.lines;
-            self.line(&format!(r#"{{"n":{n},"at":{},"{what}":{text}}}"#, at.0));
+            let Route { host, from } = route();
+            let host = host.map(|host| format!(r#","host":"{host}""#)).unwrap_or_default();
+            let from = from.map(|(from, left)| format!(r#","from":"{from}","left":{}"#, left.0));
+            let way = format!("{host}{}", from.unwrap_or_default());
+            self.write(at, &way, "event", &format!("{event:?}"));
         }
+    }
+
+    /// Says something that a host does, if anybody listens: the host, where it sends that, what it
+    /// is.
+    pub(super) fn say(
+        &mut self,
+        what: &str,
+        at: Instant,
+        text: impl FnOnce() -> (String, Option<String>, String),
+    ) {
+        if self.out.is_some() {
+            let (host, to, text) = text();
+            let to = to.map(|to| format!(r#","to":"{to}""#)).unwrap_or_default();
+            self.write(at, &format!(r#","host":"{host}"{to}"#), what, &text);
+        }
+    }
+
+    fn write(&mut self, at: Instant, way: &str, what: &str, text: &str) {
+        let text = serde_json::to_string(text).expect("a text");
+        let n = self.lines;
+        self.line(&format!(r#"{{"n":{n},"at":{}{way},"{what}":{text}}}"#, at.0));
     }
 
     /// Whether it is time to write down the states of the machines.
