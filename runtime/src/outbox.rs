@@ -82,7 +82,7 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// Whether it has been more than half full and not yet down to a quarter since.
+    /// Whether it is more than half full.
     pub fn is_congested(&self) -> bool {
         self.congested
     }
@@ -151,7 +151,7 @@ impl Outbox {
     }
 
     /// Takes `written` bytes off the front. Whether that relieves a congested outbox: it is at most
-    /// a quarter full now.
+    /// half full now.
     pub fn advance(&mut self, mut written: usize, budget: &Budget) -> bool {
         budget.used_bytes.set(budget.used_bytes() - self.queued_bytes);
         while written > 0 {
@@ -188,7 +188,7 @@ impl Outbox {
             self.queue = VecDeque::new();
         }
         budget.used_bytes.set(budget.used_bytes() + self.queued_bytes);
-        let relieved = self.congested && self.queued_bytes <= budget.connection_bytes_max / 4;
+        let relieved = self.congested && self.queued_bytes <= budget.connection_bytes_max / 2;
         self.congested &= !relieved;
         relieved
     }
@@ -235,11 +235,11 @@ mod tests {
         assert_eq!(outbox.push(frame(100), &budget), Queued::Congested);
         assert_eq!(outbox.push(frame(100), &budget), Queued::Fits);
         assert!(outbox.is_congested());
-        assert!(!outbox.advance(500 - ENTRY_BYTES - 1, &budget), "265 are left");
-        assert!(outbox.advance(1, &budget), "200 are left");
+        assert!(!outbox.advance(199, &budget), "501 are left");
+        assert!(outbox.advance(1, &budget), "500 are left");
         assert!(!outbox.is_congested());
         assert!(!outbox.advance(1, &budget));
-        assert_eq!(outbox.push(frame(302), &budget), Queued::Congested);
+        assert_eq!(outbox.push(frame(102), &budget), Queued::Congested);
     }
 
     #[test]

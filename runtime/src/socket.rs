@@ -66,7 +66,7 @@ pub enum Event {
     /// The peer broke the protocol, and nothing more is read from it. To be answered with
     /// [`Socket::close`].
     Misbehaved(CloseCode),
-    /// The outbox is no more than a quarter full again.
+    /// The outbox is no more than half full again.
     Relieved,
     /// The connection is gone. The last event.
     Gone,

@@ -69,7 +69,7 @@ pub enum Input<'a> {
         /// The connection.
         conn: ConnectionId,
     },
-    /// No more than a quarter of a congested connection's outbox is full.
+    /// No more than half of a congested connection's outbox is full.
     Relieved {
         /// The connection.
         conn: ConnectionId,

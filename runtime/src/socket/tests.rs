@@ -78,10 +78,10 @@ fn a_congested_connection_is_not_read_from_until_it_is_relieved() {
         peer.write_all(&TEXT).await.unwrap();
         quiet(&mut socket).await;
         let mut left = 510;
-        while left > 190 {
+        while left > 440 {
             read(&mut peer, 10).await;
             left -= 10;
-            if left > 190 {
+            if left > 440 {
                 quiet(&mut socket).await;
             }
         }
