@@ -23,6 +23,8 @@ pub struct Outbox {
     queued_bytes: usize,
     /// A frame that goes out as soon as the one at the front is complete. Not counted.
     urgent: Option<Box<[u8]>>,
+    /// A part of the frame at the front is out.
+    begun: bool,
     congested: bool,
     overflowed: bool,
 }
@@ -87,7 +89,20 @@ impl Outbox {
         self.congested
     }
 
+    /// Whether a frame did not fit. None is accepted any more.
+    pub fn has_overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// Notes that what was just queued, the first that waits, is the rest of a frame whose
+    /// beginning is out.
+    pub fn note_begun(&mut self) {
+        self.begun = !self.is_empty();
+    }
+
     /// Queues a frame if it fits. After one that did not fit, none does: the peer would see a gap.
+    /// What is queued then is of no use to it, but for the frame that is half out: it will have to
+    /// come again for the rest.
     pub fn push(&mut self, frame: Bytes, budget: &Budget) -> Queued {
         if self.overflowed {
             return Queued::Refused;
@@ -96,7 +111,7 @@ impl Outbox {
         if self.queued_bytes + bytes > budget.connection_bytes_max
             || budget.used_bytes() + bytes > budget.total_bytes_max
         {
-            self.overflowed = true;
+            self.overflow(budget);
             return Queued::Overflowed;
         }
         self.push_anyway(frame, budget);
@@ -117,7 +132,7 @@ impl Outbox {
         let Some(feed) = Feed::new(suffix, skip_user) else { return Queued::Fits };
         let room = budget.total_bytes_max.saturating_sub(budget.used_bytes());
         if !budget.pinned.borrow_mut().pin(feed.shared(), room) {
-            self.overflowed = true;
+            self.overflow(budget);
             return Queued::Overflowed;
         }
         self.push_item(Item::Feed(Box::new(feed)), 0, budget);
@@ -128,6 +143,16 @@ impl Outbox {
     pub fn push_anyway(&mut self, frame: Bytes, budget: &Budget) {
         let bytes = frame.len();
         self.push_item(Item::Frame(frame), bytes, budget);
+    }
+
+    fn overflow(&mut self, budget: &Budget) {
+        let front = self.queue.front().filter(|_| self.begun);
+        let rest = front.and_then(|item| item.frames().next()).map(Bytes::copy_from_slice);
+        self.clear(budget);
+        self.overflowed = true;
+        if let Some(rest) = rest {
+            self.push_anyway(rest, budget);
+        }
     }
 
     fn push_item(&mut self, item: Item, bytes: usize, budget: &Budget) {
@@ -166,6 +191,7 @@ impl Outbox {
                 Item::Feed(feed) => feed.advance(written),
             };
             written -= taken;
+            self.begun = !is_complete;
             if !is_complete {
                 continue; // It ends in the middle of this frame.
             }
@@ -248,9 +274,29 @@ mod tests {
         assert_eq!(outbox.push(frame(900), &budget), Queued::Congested);
         assert_eq!(outbox.push(frame(101), &budget), Queued::Overflowed);
         assert_eq!(outbox.push(frame(100), &budget), Queued::Refused);
-        outbox.advance(900 - ENTRY_BYTES, &budget);
-        assert_eq!(outbox.push(frame(100), &budget), Queued::Refused);
+        assert!(outbox.is_empty() && outbox.has_overflowed());
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn an_overflowed_outbox_keeps_the_frame_that_is_half_out_alone() {
+        let (mut outbox, budget) = (Outbox::default(), Budget::new(1000, 10_000));
+        outbox.push(Bytes::from_static(b"rest"), &budget);
+        outbox.note_begun();
+        outbox.push(frame(500), &budget);
+        assert_eq!(outbox.push(frame(500), &budget), Queued::Overflowed);
+        assert_eq!(budget.used_bytes(), 4 + ENTRY_BYTES);
+        outbox.push_anyway(Bytes::from_static(b"bye"), &budget);
+        let mut slices = [IoSlice::new(&[]); 4];
+        let used = outbox.front(&mut slices);
+        let all: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!(all, b"restbye");
+
+        let mut other = Outbox::default();
+        other.push(frame(500), &budget);
+        other.advance(100, &budget);
+        assert_eq!(other.push(frame(700), &budget), Queued::Overflowed);
+        assert_eq!(other.queued_bytes, 400, "what is left of the first one");
     }
 
     #[test]

@@ -179,6 +179,9 @@ impl<S: Stream> Socket<S> {
         if self.phase != Phase::Open {
             return Sent::Refused;
         }
+        if self.outbox.has_overflowed() {
+            return Sent::Refused;
+        }
         let Some(stream) = &mut self.stream else { return Sent::Refused };
         let asleep = self.outbox.is_empty();
         let written = if asleep { try_write(stream, frame) } else { Ok(0) };
@@ -191,6 +194,9 @@ impl<S: Stream> Socket<S> {
             return Sent::Accepted;
         }
         let queued = self.outbox.push(rest(written), &self.bounds.budget);
+        if written > 0 {
+            self.outbox.note_begun();
+        }
         if written > 0 && queued == Queued::Overflowed {
             // Half a frame is out: no close frame could follow it.
             self.reset();
@@ -358,6 +364,9 @@ impl<S: Stream> Socket<S> {
             Ok(written) => {
                 let rest = Bytes::from(frame).slice(written..);
                 self.outbox.push_anyway(rest, &self.bounds.budget);
+                if written > 0 {
+                    self.outbox.note_begun();
+                }
             }
             Err(_) => self.stream = None,
         }
