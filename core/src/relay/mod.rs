@@ -202,7 +202,8 @@ impl Relay {
             return;
         };
         let Some(index) = self.streams.find(&name) else { return };
-        let forward = Forward { body: &body, position: None, before: None, source: None };
+        let forward =
+            Forward { body: &body, position: None, before: None, source: None, filled: false };
         self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 

@@ -293,7 +293,7 @@ impl Relay {
         self.catch_up(index, turn);
     }
 
-    /// Forwards what was missed. A receipt is owed for what has come as well.
+    /// Forwards what was missed.
     fn fill<'a>(
         &mut self,
         index: StreamIndex,
@@ -302,23 +302,17 @@ impl Relay {
         turn: &mut Turn<'_>,
     ) {
         let came: BTreeSet<Mid> = held.iter().map(mid).collect();
-        let mut filled = 0;
+        let mut count = 0;
         for (position, prev, entry) in missed {
             let stream = &mut self.streams[index];
             stream.advance(position);
             let (position, before) = (Some(position), Some(before(position, prev)));
-            let source = Source::of(entry);
-            let source = if came.contains(&mid(entry)) {
-                Some(source)
-            } else {
-                self.outlet.receipts.filled(source);
-                None
-            };
-            let forward = Forward { body: &entry.body, position, before, source };
+            let (source, filled) = (Some(Source::of(entry)), !came.contains(&mid(entry)));
+            let forward = Forward { body: &entry.body, position, before, source, filled };
             self.outlet.forward(stream, index, forward, turn);
-            filled += 1;
+            count += 1;
         }
-        if filled > 0 {
+        if count > 0 {
             turn.actions.push(Action::Reach("relay_gap_filled"));
             self.outlet.stats.gaps_filled += 1;
         }
@@ -340,7 +334,9 @@ impl Relay {
                     stream.advance(position);
                     self.forward(index, entry, Some(position), Some(prev), turn);
                 } else {
-                    self.outlet.receipts.missed(Source::of(entry), turn);
+                    // A worker that is behind may still be given it.
+                    let partial = stream.seats.iter().any(|seat| seat.behind);
+                    self.outlet.receipts.handed_to_nobody(Source::of(entry), partial, turn);
                 }
             }
             Place::Latest { epoch, .. } => {
@@ -374,7 +370,7 @@ impl Relay {
     ) {
         let before = position.zip(prev).map(|(position, prev)| before(position, prev));
         let source = Some(Source::of(entry));
-        let forward = Forward { body: &entry.body, position, before, source };
+        let forward = Forward { body: &entry.body, position, before, source, filled: false };
         self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 

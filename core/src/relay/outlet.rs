@@ -51,9 +51,11 @@ pub(super) struct Forward<'a> {
     pub(super) position: Option<Position>,
     /// The place before it, likewise.
     pub(super) before: Option<Position>,
-    /// To whom a receipt is owed. None for messages of ingress channels, and for what comes out of
-    /// the history: whoever publishes counts the subscribers that heard of it then.
+    /// To whom a receipt is owed. None for messages of ingress channels, and for what a worker that
+    /// was behind is given.
     pub(super) source: Option<Source>,
+    /// It comes out of the history, and its live copy has not come.
+    pub(super) filled: bool,
 }
 
 impl Forward<'_> {
@@ -163,7 +165,11 @@ impl Outlet {
             self.next_dispatch += 1;
         }
         if let Some(source) = forward.source {
-            self.receipts.dispatched(source, dispatch, reached, left_out, turn);
+            if forward.filled {
+                self.receipts.filled(source, dispatch, reached, left_out);
+            } else {
+                self.receipts.dispatched(source, dispatch, reached, left_out, turn);
+            }
         }
     }
 
@@ -178,7 +184,8 @@ impl Outlet {
         turn: &mut Turn<'_>,
     ) -> bool {
         let dispatch = DispatchId(self.next_dispatch);
-        let forward = Forward { body, position: Some(position), before: None, source: None };
+        let forward =
+            Forward { body, position: Some(position), before: None, source: None, filled: false };
         let publication = publication_of(dispatch, &stream.name, forward);
         let share = Share::whole_of(&stream.name);
         if !self.admit(worker, share, dispatch, publication.frame.0.len()) {

@@ -35,8 +35,9 @@ pub(super) struct Receipts {
     under_way: BTreeSet<Mid>,
     /// The newest that were reported, so that one that comes twice is not reported twice.
     reported: VecDeque<Mid>,
-    /// The newest that came out of the history. Their live copies may be yet to come.
-    filled: VecDeque<Mid>,
+    /// The newest that came out of the history, and what was counted of those that have been handed
+    /// over. A receipt is owed once the live copy shows that this instance was a subscriber.
+    filled: VecDeque<(Mid, Option<Count>)>,
     /// What goes to other instances, held back for a moment so that many go together.
     batches: BTreeMap<BootId, Batch>,
 }
@@ -78,14 +79,22 @@ enum Own {
     Counted,
 }
 
+/// What was counted of a publication here.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+struct Count {
+    recipients: u32,
+    partial: bool,
+}
+
 /// A publication on its way to workers.
 #[derive(Debug, Hash)]
 struct Owed {
     source: Source,
     /// Workers that have not reported.
     pending: usize,
-    recipients: u32,
-    partial: bool,
+    count: Count,
+    /// A receipt is owed for it.
+    counts: bool,
 }
 
 /// Receipts for one instance.
@@ -99,6 +108,15 @@ struct Batch {
 impl Batch {
     fn is_held(&self) -> bool {
         !self.receipts.is_empty()
+    }
+}
+
+impl Expected {
+    /// Adds what one instance has counted.
+    fn add(&mut self, recipients: u32, partial: bool) {
+        self.recipients = self.recipients.saturating_add(recipients);
+        self.instances += u32::from(recipients > 0);
+        self.partial |= partial;
     }
 }
 
@@ -210,18 +228,35 @@ impl Receipts {
             self.under_way.insert(source.mid)
         };
         if is_first {
-            let owed = Owed { source, pending: workers, recipients: 0, partial };
-            self.owed.insert(dispatch, owed);
+            self.owe(source, dispatch, workers, partial, true);
         }
     }
 
-    /// A publication came out of the history, and is handed over without a receipt: whoever
+    fn owe(
+        &mut self,
+        source: Source,
+        dispatch: DispatchId,
+        workers: usize,
+        partial: bool,
+        counts: bool,
+    ) {
+        let count = Count { recipients: 0, partial };
+        self.owed.insert(dispatch, Owed { source, pending: workers, count, counts });
+    }
+
+    /// A publication came out of the history and has gone out to `workers` workers. Whoever
     /// published counts the subscribers that heard of it then, and this instance may be none.
-    pub(super) fn filled(&mut self, source: Source) {
-        if let Some(expected) = self.expected.get_mut(&source.mid) {
-            expected.partial = true;
-        } else {
-            remember(&mut self.filled, source.mid);
+    pub(super) fn filled(
+        &mut self,
+        source: Source,
+        dispatch: DispatchId,
+        workers: usize,
+        partial: bool,
+    ) {
+        let nothing = Count { recipients: 0, partial };
+        remember(&mut self.filled, (source.mid, (workers == 0).then_some(nothing)));
+        if workers > 0 {
+            self.owe(source, dispatch, workers, partial, false);
         }
     }
 
@@ -232,17 +267,40 @@ impl Receipts {
 
     /// The same; `partial` tells that it may be handed to somebody later.
     pub(super) fn handed_to_nobody(&mut self, source: Source, partial: bool, turn: &mut Turn<'_>) {
-        let Source { mid, origin } = source;
+        let at = self.filled.iter().position(|(mid, _)| *mid == source.mid);
+        match at.and_then(|at| self.filled.remove(at)) {
+            Some((_, Some(count))) => self.count(source, count, turn),
+            Some((_, None)) => self.owe_for_filled(source),
+            None => self.count(source, Count { recipients: 0, partial }, turn),
+        }
+    }
+
+    /// The live copy of what is being handed over out of the history has come.
+    fn owe_for_filled(&mut self, source: Source) {
+        let mut owed = self.owed.values_mut();
+        let Some(owed) = owed.find(|owed| owed.source.mid == source.mid) else { return };
+        owed.counts = true;
+        let Count { recipients, partial } = owed.count;
+        if source.origin != self.boot {
+            self.under_way.insert(source.mid);
+        } else if let Some(expected) = self.expected.get_mut(&source.mid) {
+            expected.own = Own::Dispatched;
+            expected.add(recipients, partial);
+        }
+    }
+
+    /// Gives or sends the whole count of this instance, unless it is known or to come.
+    fn count(&mut self, source: Source, count: Count, turn: &mut Turn<'_>) {
+        let (Source { mid, origin }, Count { recipients, partial }) = (source, count);
         if origin != self.boot {
-            let partial = partial || self.filled.contains(&mid);
             if !self.under_way.contains(&mid) && !self.reported.contains(&mid) {
-                self.report(origin, Receipt { mid, recipients: 0, partial }, turn);
+                self.report(origin, Receipt { mid, recipients, partial }, turn);
             }
             return;
         }
         let Some(expected) = self.expected.get_mut(&mid) else { return };
         if matches!(expected.own, Own::Awaited | Own::NotOwed) {
-            expected.partial |= partial;
+            expected.add(recipients, partial);
             expected.own = Own::Counted;
             self.settle(mid, turn);
         }
@@ -257,25 +315,32 @@ impl Receipts {
     ) {
         let Some(owed) = self.owed.get_mut(&dispatch) else { return };
         let Source { mid, origin } = owed.source;
-        owed.recipients = owed.recipients.saturating_add(recipients);
+        let is_first = owed.count.recipients == 0;
+        owed.count.recipients = owed.count.recipients.saturating_add(recipients);
         owed.pending -= 1;
-        let (sum, partial, is_last) = (owed.recipients, owed.partial, owed.pending == 0);
-        if is_last || planted!("report each worker") {
-            if is_last {
-                self.owed.remove(&dispatch);
+        let (count, counts, is_last) = (owed.count, owed.counts, owed.pending == 0);
+        if is_last {
+            self.owed.remove(&dispatch);
+        }
+        if !counts {
+            let mut filled = self.filled.iter_mut();
+            if is_last && let Some((_, known)) = filled.find(|(filled, _)| *filled == mid) {
+                *known = Some(count);
             }
-            if origin != self.boot {
-                self.under_way.remove(&mid);
-                return self.report(origin, Receipt { mid, recipients: sum, partial }, turn);
-            }
+            return;
         }
         if origin != self.boot {
+            if is_last || planted!("report each worker") {
+                self.under_way.remove(&mid);
+                let Count { recipients, partial } = count;
+                self.report(origin, Receipt { mid, recipients, partial }, turn);
+            }
             return;
         }
         let Some(expected) = self.expected.get_mut(&mid) else { return };
-        // Its first recipients make it one of the instances.
-        expected.instances += u32::from(recipients > 0 && sum == recipients);
         expected.recipients = expected.recipients.saturating_add(recipients);
+        // Its first recipients make this one of the instances.
+        expected.instances += u32::from(recipients > 0 && is_first);
         if is_last {
             expected.own = Own::Counted;
             self.settle(mid, turn);
@@ -291,9 +356,7 @@ impl Receipts {
                 continue;
             }
             expected.reports.push(report.from);
-            expected.recipients = expected.recipients.saturating_add(*recipients);
-            expected.instances += u32::from(*recipients > 0);
-            expected.partial |= *partial;
+            expected.add(*recipients, *partial);
             self.settle(*mid, turn);
         }
     }
@@ -400,11 +463,11 @@ impl Receipts {
 }
 
 /// Keeps the newest ones.
-fn remember(known: &mut VecDeque<Mid>, mid: Mid) {
+fn remember<T>(known: &mut VecDeque<T>, newest: T) {
     if known.len() == KNOWN_MAX {
         known.pop_front();
     }
-    known.push_back(mid);
+    known.push_back(newest);
 }
 
 /// Publications that are remembered: a few milliseconds' worth of a busy instance's.

@@ -168,6 +168,12 @@ impl World<'_, '_> {
         }
         self.inputs += 1;
         let input = match event {
+            // A connection that was lost before anybody heard that it is up never was.
+            HostEvent::Relay(relay::Input::LinkUp { generation, .. })
+                if !life.up || life.generation != generation.0 =>
+            {
+                return Ok(());
+            }
             HostEvent::Relay(input) => input,
             HostEvent::RelayTimer(at) => {
                 if life.relay_timer != Some(at) {

@@ -45,7 +45,8 @@ impl World<'_, '_> {
         }
         // A broker that is set back and forth brings some publications twice.
         let is_steady = self.is_steady && !self.sets_back;
-        self.receipts.judge(&self.truth, self.is_calm, is_steady)?;
+        let is_fast = self.plan.knobs.network_us <= Knobs::usual().network_us;
+        self.receipts.judge(&self.truth, self.is_calm, is_steady, is_fast)?;
         self.drains.judge()?;
         self.first_pings.judge("first pings")?;
         self.reconnects.judge("reconnects")?;

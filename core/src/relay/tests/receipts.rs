@@ -246,3 +246,37 @@ fn a_subscriber_that_is_dead_is_not_waited_for() {
     assert_eq!(publish(3_050, 6), ["250 ms later", "receipt 6: 2 on 2, or more"]);
     assert_eq!(publish(3_400, 7), ["receipt 7: 2 on 2, or more", "250 ms later"]);
 }
+
+#[test]
+fn what_a_worker_that_is_behind_may_still_be_given_is_not_counted_out() {
+    let mut relay = live();
+    for offset in 6..=10 {
+        step(&mut relay, 0, came(offset));
+    }
+    step(&mut relay, 0, expected(12));
+    assert_eq!(
+        step(&mut relay, 0, came(12)),
+        ["reach relay_order_suspect", "read 1 of event:1 after 10"]
+    );
+    step(&mut relay, 0, published(12));
+    // The history begins behind what is lacking, so that the stream goes on from its head.
+    assert_eq!(step(&mut relay, 0, history(1, 12..=12)), ["receipt 12: 0 on 0, or more"]);
+}
+
+#[test]
+fn what_is_filled_in_counts_when_its_own_copy_shows_that_it_was_heard() {
+    let mut relay = live();
+    step(&mut relay, 0, expected(7));
+    step(&mut relay, 0, published(7));
+    step(&mut relay, 0, came_from(2, 6));
+    step(&mut relay, 0, handed_over(0, 0, 1));
+    // A late entry has the stream read, and the history is ahead of what has come.
+    let forged = Place::Durable { position: position(3), prev: position(2).mid };
+    step(&mut relay, 0, received(1, ROOM, forged));
+    assert_eq!(
+        step(&mut relay, 0, history(1, 7..=8)),
+        ["0: 1 at 7", "0: 2 at 8", "reach relay_gap_filled"]
+    );
+    assert_eq!(step(&mut relay, 0, handed_over(0, 1, 2)), [""; 0], "it may be no subscriber");
+    assert_eq!(step(&mut relay, 0, came(7)), ["receipt 7: 2 on 1"]);
+}
