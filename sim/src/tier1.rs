@@ -52,13 +52,30 @@ pub fn sweep(seeds: Range<u64>, is_time_over: &dyn Fn() -> bool) -> Answer {
         ran += 1;
         received += outcome.received;
         if let Err(failure) = outcome.verdict {
+            let kept = keep(&format!("tier1-{seed}"), &write(&Plan::from_seed(seed)));
             return (
                 1,
-                format!("seed {seed} failed: {failure}\nagain: cargo sim run --seed {seed}\n"),
+                format!(
+                    "seed {seed} failed: {failure}\n{kept}\nagain: cargo sim run --seed {seed}\n"
+                ),
             );
         }
     }
     (0, format!("{ran} seeds, {received} frames received, all as promised\n"))
+}
+
+/// Keeps the plan of a seed that failed, beside this program: a seed means nothing any more once
+/// the generator has changed. Says where it is.
+pub fn keep(name: &str, plan: &str) -> String {
+    let kept = std::env::current_exe().and_then(|program| {
+        let path = program.with_file_name(format!("failed-{name}.json"));
+        fs::write(&path, plan)?;
+        Ok(path)
+    });
+    match kept {
+        Ok(path) => format!("plan: {}", path.display()),
+        Err(error) => format!("the plan can't be kept: {error}"),
+    }
 }
 
 /// Runs a seed in two processes, which must write the same bytes.

@@ -248,6 +248,10 @@ fn sweep(request: &Request) -> Result {
     if failed.is_empty() {
         return say(&format!("{done} seeds, all as promised"));
     }
+    for (seed, _) in &failed {
+        say(&tier1::keep(&format!("tier2-{seed}"), &json(&Plan::from_seed(*seed))))?;
+        say(&format!("again: cargo sim run --tier 2 --seed {seed}"))?;
+    }
     let seeds: Vec<_> = failed.iter().map(|(seed, _)| *seed).collect();
     Err(format!("{} of {done} seeds failed: {seeds:?}", seeds.len()))
 }
