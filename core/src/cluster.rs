@@ -47,6 +47,8 @@ pub struct Report {
     pub from: BootId,
     /// At most [`REPORT_RECEIPTS_MAX`].
     pub receipts: Vec<Receipt>,
+    /// Messages that a client has acknowledged, at most [`REPORT_ACKS_MAX`].
+    pub acks: Vec<Mid>,
 }
 
 /// What an instance counted for one publication.
@@ -134,18 +136,21 @@ impl Report {
     pub fn encode(&self) -> Bytes {
         let receipt = |receipt: &Receipt| (receipt.mid.0, receipt.recipients, receipt.partial);
         let receipts = self.receipts.iter().map(receipt).collect();
-        text(&ReportText { v: FORMAT, from: self.from.0, receipts })
+        let acks = self.acks.iter().map(|mid| mid.0).collect();
+        text(&ReportText { v: FORMAT, from: self.from.0, receipts, acks })
     }
 
     /// Reads what [`Self::encode`] wrote; none for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let report: ReportText = read(bytes)?;
-        if report.v != FORMAT || report.receipts.len() > REPORT_RECEIPTS_MAX {
+        let is_long = report.receipts.len() > REPORT_RECEIPTS_MAX;
+        if report.v != FORMAT || is_long || report.acks.len() > REPORT_ACKS_MAX {
             return None;
         }
         let receipt = |(mid, recipients, partial)| Receipt { mid: Mid(mid), recipients, partial };
         let receipts = report.receipts.into_iter().map(receipt).collect();
-        Some(Self { from: BootId(report.from), receipts })
+        let acks = report.acks.into_iter().map(Mid).collect();
+        Some(Self { from: BootId(report.from), receipts, acks })
     }
 }
 
@@ -167,6 +172,8 @@ struct ReportText {
     v: u8,
     from: u64,
     receipts: Vec<(u64, u32, bool)>,
+    #[serde(default)]
+    acks: Vec<u64>,
 }
 
 fn text(value: &impl Serialize) -> Bytes {
@@ -182,6 +189,9 @@ pub const CENSUS_ROOMS_MAX: usize = 100;
 
 /// Receipts in one report: about 18 KB.
 pub const REPORT_RECEIPTS_MAX: usize = 512;
+
+/// Acknowledgements in one report: about 10 KB.
+pub const REPORT_ACKS_MAX: usize = 512;
 
 /// Longest text that is looked at: twice as much as can be written, names being escaped.
 const TEXT_BYTES_MAX: usize = 1 << 16;
@@ -219,7 +229,7 @@ mod tests {
             Receipt { mid: Mid(u64::MAX), recipients: 0, partial: true },
             Receipt { mid: Mid(1), recipients: u32::MAX, partial: false },
         ];
-        let report = Report { from: BootId(3), receipts };
+        let report = Report { from: BootId(3), receipts, acks: vec![Mid(u64::MAX), Mid(0)] };
         assert_eq!(Report::decode(&report.encode()), Some(report));
     }
 
@@ -239,7 +249,13 @@ mod tests {
         }
         let receipt = Receipt { mid: Mid(1), recipients: 1, partial: false };
         let receipts = vec![receipt; REPORT_RECEIPTS_MAX + 1];
-        assert_eq!(Report::decode(&Report { from: BootId(1), receipts }.encode()), None);
+        let long = Report { from: BootId(1), receipts, acks: Vec::new() };
+        assert_eq!(Report::decode(&long.encode()), None);
+        let acks = vec![Mid(1); REPORT_ACKS_MAX + 1];
+        let long = Report { from: BootId(1), receipts: Vec::new(), acks };
+        assert_eq!(Report::decode(&long.encode()), None);
+        let old = r#"{"v":1,"from":7,"receipts":[]}"#.as_bytes();
+        assert!(Report::decode(old).is_some(), "it has nothing of acknowledgements");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     cluster::Census,
-    id::{DispatchId, Position, RequestId},
+    id::{BootId, DispatchId, Mid, Position, RequestId},
     stream::StreamName,
     time::UnixMillis,
     wire::Frame,
@@ -39,12 +39,19 @@ pub enum ToRelay {
         /// Connections whose socket or outbox took the frame.
         recipients: u32,
     },
+    /// A client has acknowledged a message that asks for it, on a connection to which it was sent.
+    Acknowledged {
+        /// The message.
+        mid: Mid,
+        /// The instance that wants to know.
+        origin: BootId,
+    },
     /// The answer to `ToShard::Count`.
     Counted(Box<Census>),
 }
 
 /// Where a client says it was in a stream: an `id`, parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Since {
     /// The numbering.
     pub epoch: u64,
@@ -108,6 +115,8 @@ pub struct Missed {
     pub kind: Arc<str>,
     /// A user whose connections skip it.
     pub exclude_user: Option<Arc<str>>,
+    /// The instance that wants to know whether it is acknowledged, if one does.
+    pub acks_to: Option<BootId>,
     /// Where it is in the stream.
     pub position: Position,
 }
@@ -131,6 +140,13 @@ impl Suffix {
     /// What is shared by all suffixes of one read: names it, as long as any of them is there.
     pub fn shared(&self) -> &Arc<[Missed]> {
         &self.entries
+    }
+}
+
+impl Publication {
+    /// Where it is and who wants to know, if it asks to be acknowledged.
+    pub fn asks_for_ack(&self) -> Option<(Position, BootId)> {
+        self.position.zip(self.acks_to)
     }
 }
 
@@ -163,6 +179,8 @@ pub struct Publication {
     pub kind: Arc<str>,
     /// A user whose connections are skipped.
     pub exclude_user: Option<Arc<str>>,
+    /// The instance that wants to know whether it is acknowledged, if one does. It has a position.
+    pub acks_to: Option<BootId>,
     /// Where it is in the stream; none for `latest` and best-effort messages.
     pub position: Option<Position>,
     /// When it was published, by the publisher's clock; none where that is unknown.

@@ -177,6 +177,7 @@ impl Bed {
             stream,
             kind: body.kind,
             exclude_user: body.exclude_user,
+            acks_to: None,
             position: position(self.published),
             published: None,
         })

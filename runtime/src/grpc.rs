@@ -3,6 +3,7 @@
 mod calls;
 mod edge;
 mod publish;
+mod recent;
 mod request;
 mod stats;
 mod status;

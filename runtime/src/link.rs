@@ -60,7 +60,7 @@ pub enum LinkCommand {
         /// When the service stops waiting.
         deadline: Instant,
         /// Gets what was counted. Dropped when that can't be told.
-        receipt: oneshot::Sender<Receipt>,
+        receipt: watch::Sender<Option<Receipt>>,
     },
     /// The broker has published `mid`.
     Published {
@@ -68,8 +68,10 @@ pub enum LinkCommand {
         mid: Mid,
         /// Subscribers of its channel.
         subscribers: u32,
-        /// When the service stops waiting, in place of what `Expected` said.
+        /// When the service stops waiting for counts, in place of what `Expected` said.
         deadline: Instant,
+        /// Until when it waits for an acknowledgement, if it does.
+        ack_by: Option<Instant>,
     },
     /// `mid` was not published, or its receipt is of no use any more.
     Unpublished {
@@ -91,6 +93,8 @@ pub struct Receipt {
     pub instances: u32,
     /// Whether every instance has reported that could have handed it to anybody.
     pub complete: bool,
+    /// Whether a client has acknowledged it.
+    pub acknowledged: bool,
 }
 
 /// Another instance, and the age of what it said of itself.
@@ -190,7 +194,7 @@ struct Link {
     prober: Prober,
     outlets: Vec<Outlet>,
     /// Who waits for what the relay counts; it answers each, and bounds how many there are.
-    receipts: BTreeMap<Mid, oneshot::Sender<Receipt>>,
+    receipts: BTreeMap<Mid, watch::Sender<Option<Receipt>>>,
     /// What goes to other instances, at most [`TELLS_MAX`].
     tells: FuturesUnordered<Tell>,
     /// How many there have been.
@@ -304,8 +308,8 @@ impl Link {
                 self.receipts.insert(mid, receipt);
                 self.feed(now, Input::Expected { mid, stream, deadline });
             }
-            LinkCommand::Published { mid, subscribers, deadline } => {
-                self.feed(now, Input::Published { mid, subscribers, deadline });
+            LinkCommand::Published { mid, subscribers, deadline, ack_by } => {
+                self.feed(now, Input::Published { mid, subscribers, deadline, ack_by });
             }
             LinkCommand::Unpublished { mid } => self.feed(now, Input::Unpublished { mid }),
             LinkCommand::Leave(done) => {
@@ -445,10 +449,10 @@ impl Link {
             Action::Read { read, stream, after } => {
                 self.waiting_reads.push_back((read, stream, after));
             }
-            Action::Receipt { mid, recipients, instances, complete } => {
+            Action::Receipt { mid, recipients, instances, complete, acknowledged } => {
                 if let Some(receipt) = self.receipts.remove(&mid) {
-                    // Whoever asked may be gone.
-                    receipt.send(Receipt { recipients, instances, complete }).ok();
+                    let counted = Receipt { recipients, instances, complete, acknowledged };
+                    receipt.send(Some(counted)).ok(); // Whoever asked may be gone.
                 }
             }
             Action::Tell { to, bytes } => self.tell(to, bytes),

@@ -89,8 +89,8 @@ const PUBLISHED_CHANNELS: [&str; 2] = ["user", "room"];
 
 impl Counters {
     /// A publish was carried out and reached `recipients` connections.
-    pub fn notified(&self, kind: &str, recipients: u32) {
-        self.notifications[Kind::of(kind).index()][usize::from(recipients > 0)]
+    pub fn notified(&self, kind: &str, delivered: bool) {
+        self.notifications[Kind::of(kind).index()][usize::from(delivered)]
             .fetch_add(1, Ordering::Relaxed);
     }
 

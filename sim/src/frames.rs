@@ -15,6 +15,8 @@ pub struct Message<'a> {
     /// Its room.
     #[serde(borrow)]
     pub room: Option<&'a str>,
+    /// Whether it asks to be acknowledged.
+    pub ack: Option<bool>,
     /// What it answers.
     #[serde(rename = "ref")]
     pub reference: Option<u32>,

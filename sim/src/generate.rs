@@ -231,7 +231,7 @@ fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
     let mut publishes: Vec<_> = (0..fewest + rng.below(200))
         .map(|_| {
             let at_ms = rng.below(BUSY_MS);
-            PublishPlan {
+            let mut publish = PublishPlan {
                 at_ms: if scale.is_burst { burst(at_ms) } else { at_ms },
                 instance: index(rng.below(scale.instances as u64)),
                 stream: stream(rng, scale),
@@ -244,7 +244,11 @@ fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
                 exclude: (excludes && rng.below(4) == 0)
                     .then(|| format!("user-{}", rng.below(scale.users))),
                 bytes: if rng.below(20) == 0 { 2_000 } else { index(rng.below(40)) },
-            }
+                ack: false,
+            };
+            let is_for_one = publish.stream.starts_with("user:");
+            publish.ack = is_for_one && publish.class == Class::Durable && rng.below(2) == 0;
+            publish
         })
         .collect();
     publishes.sort_by_key(|publish| publish.at_ms);
@@ -264,6 +268,7 @@ fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
                 class: Class::Durable,
                 exclude: None,
                 bytes: 0,
+                ack: false,
             });
         }
     }

@@ -130,6 +130,9 @@ pub struct PublishPlan {
     pub exclude: Option<String>,
     /// Bytes that the payload is filled with.
     pub bytes: usize,
+    /// Whether the service waits for an acknowledgement. Only for durable ones.
+    #[serde(default)]
+    pub ack: bool,
 }
 
 /// What is promised of a publication.
@@ -208,6 +211,11 @@ pub enum Trouble {
 }
 
 impl Plan {
+    /// Whether any publication asks to be acknowledged.
+    pub fn asks_for_acks(&self) -> bool {
+        self.publishes.iter().any(|publish| publish.ack)
+    }
+
     /// Whether nothing at all can go wrong, so that nobody may miss anything.
     pub fn is_calm(&self) -> bool {
         self.faults.is_empty()

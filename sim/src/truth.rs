@@ -53,6 +53,8 @@ pub struct Publication {
     pub class: Class,
     /// Whose connections skip it.
     pub exclude: Option<String>,
+    /// Whether it asks to be acknowledged.
+    pub ack: bool,
     /// Its type.
     pub kind: Box<str>,
     /// Its payload.
@@ -117,6 +119,7 @@ impl Truth {
             stream: self.stream(&plan.stream),
             class: plan.class,
             exclude: plan.exclude.clone().filter(|_| plan.class != Class::Ingress),
+            ack: plan.ack && plan.class == Class::Durable,
             kind: kind.into(),
             payload: format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#),
             taken: None,

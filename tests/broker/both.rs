@@ -22,7 +22,7 @@ async fn publications_are_numbered_and_each_names_the_one_before() {
             let published = broker.publish(publish("event:1", mid)).await.unwrap();
             let expected = Published {
                 position: Some(position(offset, mid)),
-                duplicate: false,
+                duplicate_of: None,
                 subscribers: 1,
             };
             assert_eq!(published, expected);
@@ -60,12 +60,13 @@ async fn an_idempotency_key_publishes_once_in_its_stream() {
     on_both(retention(), async |broker| {
         let mut subscription = subscribe(&broker, &["user:1"]).await;
         let first = broker.publish(keyed("user:1", 1, "order {7}")).await.unwrap();
-        assert!(!first.duplicate);
+        assert_eq!(first.duplicate_of, None);
         broker.publish(publish("user:1", 2)).await.unwrap();
         let again = broker.publish(keyed("user:1", 3, "order {7}")).await.unwrap();
-        assert_eq!((again.position, again.duplicate), (Some(position(1, 1)), true));
+        assert_eq!(again.position, Some(position(1, 1)));
+        assert_eq!(again.duplicate_of, Some(position(1, 1).mid));
         let elsewhere = broker.publish(keyed("user:2", 4, "order {7}")).await.unwrap();
-        assert!(!elsewhere.duplicate);
+        assert_eq!(elsewhere.duplicate_of, None);
         broker.publish(publish("user:1", 5)).await.unwrap();
         for (offset, mid) in [(1, 1), (2, 2), (3, 5)] {
             assert_eq!(durable(&mut subscription, "user:1").await.0, position(offset, mid));
@@ -82,7 +83,7 @@ async fn the_same_call_again_is_recognised_and_is_no_duplicate() {
             let first = broker.publish(request.clone()).await.unwrap();
             if matches!(request.class, Class::Durable) {
                 let again = broker.publish(request).await.unwrap();
-                assert_eq!((again.position, again.duplicate), (first.position, false));
+                assert_eq!((again.position, again.duplicate_of), (first.position, None));
             }
         }
         assert_eq!(durable(&mut subscription, "user:1").await.0, position(1, 1));
@@ -183,9 +184,9 @@ async fn latest_values_take_no_number_and_their_versions_grow() {
         let next = broker.publish(publish("user:1", 5)).await.unwrap();
         assert_eq!(next.position, Some(position(2, 5)));
         let keyed = Publish { idempotency_key: Some("k".into()), ..latest("user:1", 6, "queue 9") };
-        assert!(!broker.publish(keyed.clone()).await.unwrap().duplicate);
+        assert_eq!(broker.publish(keyed.clone()).await.unwrap().duplicate_of, None);
         let again = broker.publish(Publish { mid: Mid(7), ..keyed }).await.unwrap();
-        assert_eq!((again.position, again.duplicate), (None, true));
+        assert_eq!((again.position, again.duplicate_of), (None, Some(keyed.mid)));
     })
     .await;
 }
@@ -254,13 +255,14 @@ async fn without_a_history_nothing_is_numbered_but_keys_are_honoured() {
         for request in [publish("event:1", 1), latest("event:1", 2, "f"), keyed("event:1", 3, "k")]
         {
             let published = broker.publish(request.clone()).await.unwrap();
-            let expected = Published { position: None, duplicate: false, subscribers: 1 };
+            let expected = Published { position: None, duplicate_of: None, subscribers: 1 };
             assert_eq!(published, expected);
             let place = Place::Latest { epoch: Epoch(0), at: 0, version: 0, mid: request.mid };
             let entry = entry(&mut subscription, "event:1").await;
             assert_eq!((entry.place, entry.body.encode()), (place, request.body));
         }
-        assert!(broker.publish(keyed("event:1", 4, "k")).await.unwrap().duplicate);
+        let again = broker.publish(keyed("event:1", 4, "k")).await.unwrap();
+        assert!(again.duplicate_of.is_some());
         let nothing = broker.read(stream("event:1"), EPOCH, Some(0)).await;
         assert_eq!(nothing, Ok(History::default()));
     })

@@ -12,7 +12,7 @@ use realtime_runtime::{
     clock::Clock,
     link::{self, LinkCommand, LinkHealth, Receipt},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     common::*,
@@ -112,22 +112,23 @@ impl Instance {
     }
 
     /// Publishes as the service does, with a receipt.
-    async fn publish(&self, broker: &SharedBroker, mid: u64) -> oneshot::Receiver<Receipt> {
-        let (receipt, receiver) = oneshot::channel();
+    async fn publish(&self, broker: &SharedBroker, mid: u64) -> watch::Receiver<Option<Receipt>> {
+        let (receipt, receiver) = watch::channel(None);
         let deadline = self.clock.now() + DEADLINE;
         let (mid, stream) = (Mid(mid), stream("event:1"));
         let expected = LinkCommand::Expected { mid, stream, deadline, receipt };
         self.commands.send(expected).await.unwrap();
         let published = broker.publish(publish("event:1", mid.0)).await.unwrap();
         let subscribers = published.subscribers;
-        let published = LinkCommand::Published { mid, subscribers, deadline };
+        let published = LinkCommand::Published { mid, subscribers, deadline, ack_by: None };
         self.commands.send(published).await.unwrap();
         receiver
     }
 }
 
-async fn counted(receipt: oneshot::Receiver<Receipt>) -> Receipt {
-    tokio::time::timeout(DEADLINE, receipt).await.expect("no receipt").unwrap()
+async fn counted(mut receipt: watch::Receiver<Option<Receipt>>) -> Receipt {
+    let counted = tokio::time::timeout(DEADLINE, receipt.wait_for(Option::is_some)).await;
+    counted.expect("no receipt").unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -152,7 +153,7 @@ async fn a_join_is_answered_and_what_is_published_then_follows_on_every_instance
                 assert_eq!(publication.position, Some(position(mid, mid)));
                 assert_eq!(publication.stream, stream("event:1"));
             }
-            let all = Receipt { recipients: 9, instances: 2, complete: true };
+            let all = Receipt { recipients: 9, instances: 2, complete: true, acknowledged: false };
             assert_eq!(counted(receipt).await, all);
         }
     })

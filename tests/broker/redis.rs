@@ -278,7 +278,7 @@ async fn a_publish_whose_answer_is_lost_is_published_once_and_answered() {
         );
         for (offset, published) in [(2, second.unwrap()), (3, third.unwrap())] {
             let expected = Some(position(offset, offset));
-            assert_eq!((published.position, published.duplicate), (expected, false), "{fault:?}");
+            assert_eq!((published.position, published.duplicate_of), (expected, None), "{fault:?}");
             assert_eq!(published.subscribers, 1, "{fault:?}");
         }
         assert_eq!(proxy.connections.load(Ordering::Relaxed), 2, "{fault:?}");

@@ -11,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod acks;
 mod browser;
 mod cluster;
 mod config;

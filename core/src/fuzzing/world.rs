@@ -97,6 +97,8 @@ pub(super) struct World {
     failed: BTreeSet<StreamName>,
     offsets: BTreeMap<StreamName, u64>,
     exclusions: Exclusions,
+    /// Messages that ask to be acknowledged.
+    asks: BTreeSet<Mid>,
     /// Publications that are not handed over yet.
     dispatched: BTreeSet<DispatchId>,
     dispatches: u64,
@@ -126,6 +128,7 @@ impl World {
             failed: BTreeSet::new(),
             offsets: BTreeMap::new(),
             exclusions: Exclusions::default(),
+            asks: BTreeSet::new(),
             dispatched: BTreeSet::new(),
             dispatches: 0,
             accepted: None,
@@ -274,10 +277,11 @@ impl World {
             payload: if long { "\"-------------------------------\"" } else { "1" }.into(),
             exclude_user,
             key: "".into(),
-            ack: false,
-            origin: BootId(0),
+            ack: long,
+            origin: ORIGIN,
             published: self.unix(),
         };
+        self.asks.extend(position.filter(|_| long).map(|position| position.mid));
         self.dispatches += 1;
         let dispatch = DispatchId(self.dispatches);
         self.dispatched.insert(dispatch);
@@ -287,6 +291,7 @@ impl World {
             frame: encode::publication(stream, &body, position),
             kind: body.kind,
             exclude_user: body.exclude_user,
+            acks_to: position.filter(|_| long).map(|_| ORIGIN),
             position,
             published: Some(body.published),
         }))));
@@ -515,6 +520,10 @@ impl World {
                 let expected = recipients == 0 || self.accepted == Some(recipients);
                 assert!(expected, "{recipients} reported, {:?} accepted", self.accepted);
             }
+            ToRelay::Acknowledged { mid, origin } => {
+                assert_eq!(origin, ORIGIN);
+                assert!(self.asks.contains(&mid), "{mid:?} did not ask to be acknowledged");
+            }
             ToRelay::Counted(_) => panic!("nobody asked"),
         }
     }
@@ -537,6 +546,9 @@ impl World {
 fn unix(now: Instant) -> UnixMillis {
     UnixMillis(1_700_000_000_000 + now.0 / 1_000_000)
 }
+
+/// Who publishes.
+const ORIGIN: BootId = BootId(7);
 
 /// Publications that a relay has under way to one shard.
 const DISPATCHED_MAX: usize = 16;

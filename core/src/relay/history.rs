@@ -122,6 +122,7 @@ impl Run {
                 frame: encode::publication(stream, &link.entry.body, Some(link.position)),
                 kind: Arc::clone(&link.entry.body.kind),
                 exclude_user: link.entry.body.exclude_user.clone(),
+                acks_to: link.entry.body.ack.then_some(link.entry.body.origin),
                 position: link.position,
             };
             self.links.iter().map(missed).collect()

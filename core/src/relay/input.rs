@@ -78,8 +78,10 @@ pub enum Input {
         mid: Mid,
         /// Subscribers of its channel at that moment: so many instances hear it.
         subscribers: u32,
-        /// When the service stops waiting, in place of what `Expected` said.
+        /// When the service stops waiting for counts, in place of what `Expected` said.
         deadline: Instant,
+        /// Until when it waits for a client to acknowledge it, if it does.
+        ack_by: Option<Instant>,
     },
     /// It was not published, or nobody waits for it any more.
     Unpublished {
@@ -192,6 +194,8 @@ pub enum Action {
         instances: u32,
         /// Whether all instances have reported that could have handed it to anybody.
         complete: bool,
+        /// Whether a client has acknowledged it.
+        acknowledged: bool,
     },
     /// Publish `bytes` on the channel of `to`. May be lost.
     Tell {

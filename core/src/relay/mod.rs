@@ -140,11 +140,11 @@ impl Relay {
                     turn.actions.push(Action::Unexpected { mid });
                 }
             }
-            Input::Published { mid, subscribers, deadline } => {
+            Input::Published { mid, subscribers, deadline, ack_by } => {
                 let stream = self.outlet.receipts.stream_of(mid);
                 let index = stream.and_then(|stream| self.streams.find(stream));
                 let comes = index.is_some_and(|index| !self.streams[index].seats.is_empty());
-                self.outlet.receipts.published(mid, subscribers, deadline, comes, turn);
+                self.outlet.receipts.published(mid, subscribers, comes, (deadline, ack_by), turn);
             }
             Input::Unpublished { mid } => self.outlet.receipts.unpublished(mid, turn),
             Input::Leaving => self.leave(turn),
@@ -189,6 +189,9 @@ impl Relay {
                 if self.outlet.handed_over(worker, dispatch, recipients, turn) {
                     self.relieve(worker, turn);
                 }
+            }
+            ToRelay::Acknowledged { mid, origin } => {
+                self.outlet.receipts.acknowledged(mid, origin, turn);
             }
             ToRelay::Counted(census) => self.counted(worker, *census),
         }

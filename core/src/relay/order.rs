@@ -285,9 +285,6 @@ impl Relay {
         self.streams[index].trim();
         let from = resumption.map_or(0, |resumption| resumption.from);
         for (at, entry) in held.iter().enumerate() {
-            if planted!("drop what was held") {
-                continue;
-            }
             self.release(index, entry, at >= from, turn);
         }
         self.catch_up(index, turn);
@@ -332,6 +329,9 @@ impl Relay {
                 let next = stream.last.is_some_and(|last| follows(last, position, prev));
                 if may_follow && next {
                     stream.advance(position);
+                    if planted!("drop what was held") {
+                        return;
+                    }
                     self.forward(index, entry, Some(position), Some(prev), turn);
                 } else {
                     // A worker that is behind may still be given it.

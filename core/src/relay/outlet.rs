@@ -294,6 +294,7 @@ fn publication_of(
         frame: encode::publication(stream, body, position),
         kind: Arc::clone(&body.kind),
         exclude_user: body.exclude_user.clone(),
+        acks_to: (body.ack && position.is_some()).then_some(body.origin),
         position,
         published: (!forward.is_best_effort()).then_some(body.published),
     })

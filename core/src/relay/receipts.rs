@@ -1,4 +1,5 @@
-//! How many connections a publication was handed to, on this instance and on the others.
+//! How many connections a publication was handed to, on this instance and on the others, and
+//! whether a client has acknowledged it.
 //!
 //! Each instance that hears a publication owes its origin one receipt, also for nobody. The origin
 //! answers whoever published when it has as many receipts as the channel had subscribers, or one of
@@ -10,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    cluster::{REPORT_RECEIPTS_MAX, Receipt, Report},
+    cluster::{REPORT_ACKS_MAX, REPORT_RECEIPTS_MAX, Receipt, Report},
     entry::Entry,
     id::{BootId, DispatchId, Mid},
     stream::StreamName,
@@ -64,6 +65,12 @@ struct Expected {
     instances: u32,
     /// Some worker may hand it over later.
     partial: bool,
+    /// Until when an acknowledgement is waited for.
+    ack_by: Option<Instant>,
+    /// A client has acknowledged it.
+    acknowledged: bool,
+    /// Nothing but an acknowledgement is waited for; whether the count is complete.
+    counted: Option<bool>,
 }
 
 /// This instance's own receipt for one of its own publications.
@@ -97,17 +104,18 @@ struct Owed {
     counts: bool,
 }
 
-/// Receipts for one instance.
+/// Receipts and acknowledgements for one instance.
 #[derive(Debug, Hash)]
 struct Batch {
     receipts: Vec<Receipt>,
+    acks: Vec<Mid>,
     /// When they go.
     due: Instant,
 }
 
 impl Batch {
     fn is_held(&self) -> bool {
-        !self.receipts.is_empty()
+        !self.receipts.is_empty() || !self.acks.is_empty()
     }
 }
 
@@ -166,6 +174,9 @@ impl Receipts {
             recipients: 0,
             instances: 0,
             partial: false,
+            ack_by: None,
+            acknowledged: false,
+            counted: None,
         };
         self.expected.insert(mid, expected);
         self.deadlines.insert((deadline, mid));
@@ -178,13 +189,14 @@ impl Receipts {
     }
 
     /// The broker has taken `mid`, and so many subscribers hear it; `comes` tells whether this
-    /// instance is one of them.
+    /// instance is one of them. The caller waits for counts until `by.0`, and for an
+    /// acknowledgement, if it does, until `by.1`.
     pub(super) fn published(
         &mut self,
         mid: Mid,
         subscribers: u32,
-        deadline: Instant,
         comes: bool,
+        by: (Instant, Option<Instant>),
         turn: &mut Turn<'_>,
     ) {
         let Some(expected) = self.expected.get_mut(&mid) else { return };
@@ -192,7 +204,8 @@ impl Receipts {
         if expected.own == Own::Awaited && (self.deaf || !comes) {
             expected.own = Own::NotOwed;
         }
-        self.set_deadline(mid, deadline);
+        expected.ack_by = by.1;
+        self.set_deadline(mid, by.0);
         self.settle(mid, turn);
     }
 
@@ -359,6 +372,29 @@ impl Receipts {
             expected.add(*recipients, *partial);
             self.settle(*mid, turn);
         }
+        report.acks.iter().for_each(|mid| self.has_ack(*mid, turn));
+    }
+
+    /// A client has acknowledged `mid`, which the instance `origin` wants to know.
+    pub(super) fn acknowledged(&mut self, mid: Mid, origin: BootId, turn: &mut Turn<'_>) {
+        if origin == self.boot {
+            return self.has_ack(mid, turn);
+        }
+        if planted!("keep acknowledgements for other instances") {
+            return;
+        }
+        let batch = self.batch(origin, turn.now);
+        batch.acks.push(mid);
+        let is_full = batch.acks.len() == REPORT_ACKS_MAX;
+        self.send_soon(origin, is_full, turn);
+    }
+
+    fn has_ack(&mut self, mid: Mid, turn: &mut Turn<'_>) {
+        let Some(expected) = self.expected.get_mut(&mid) else { return };
+        expected.acknowledged = true;
+        if let Some(complete) = expected.counted {
+            self.answer(mid, complete, turn.actions);
+        }
     }
 
     /// Answers those whose time is up with what was counted so far, and sends what was held back.
@@ -367,7 +403,7 @@ impl Receipts {
             && deadline <= turn.now
             && !planted!("wait for receipts for ever")
         {
-            self.answer(mid, false, turn.actions);
+            self.counted(mid, false, turn);
         }
         let due = self.batches.iter().filter(|(_, batch)| batch.is_held() && batch.due <= turn.now);
         let due: Vec<BootId> = due.map(|(origin, _)| *origin).collect();
@@ -418,19 +454,38 @@ impl Receipts {
         let only_the_dead = expected.own != Own::Awaited
             && self.peers.lack_only_the_dead(turn.now, &expected.reports, lacking);
         if lacking == 0 {
-            self.answer(mid, true, turn.actions);
+            self.counted(mid, true, turn);
         } else if only_the_dead || self.deaf {
             // One that is silent may be cut off, and still serve its clients.
-            self.answer(mid, false, turn.actions);
+            self.counted(mid, false, turn);
+        }
+    }
+
+    /// No more is to be counted of `mid`: answers, unless an acknowledgement is waited for.
+    fn counted(&mut self, mid: Mid, complete: bool, turn: &mut Turn<'_>) {
+        let expected = self.expected.get_mut(&mid).expect("only called for what is expected");
+        match expected.ack_by {
+            Some(by)
+                if by > turn.now
+                    && !expected.acknowledged
+                    && !planted!("wait for no acknowledgement") =>
+            {
+                expected.counted = Some(complete);
+                self.set_deadline(mid, by);
+            }
+            Some(_) | None => {
+                let complete = complete || expected.counted == Some(true);
+                self.answer(mid, complete, turn.actions);
+            }
         }
     }
 
     fn answer(&mut self, mid: Mid, complete: bool, actions: &mut Vec<Action>) {
         let expected = self.expected.remove(&mid).expect("only called for what is expected");
         self.deadlines.remove(&(expected.deadline, mid));
-        let Expected { recipients, instances, partial, .. } = expected;
+        let Expected { recipients, instances, partial, acknowledged, .. } = expected;
         let complete = complete && !partial;
-        actions.push(Action::Receipt { mid, recipients, instances, complete });
+        actions.push(Action::Receipt { mid, recipients, instances, complete, acknowledged });
     }
 
     fn set_deadline(&mut self, mid: Mid, deadline: Instant) {
@@ -443,12 +498,20 @@ impl Receipts {
     /// Gives another instance a receipt: the first at once, those that follow soon together.
     fn report(&mut self, origin: BootId, receipt: Receipt, turn: &mut Turn<'_>) {
         remember(&mut self.reported, receipt.mid);
-        let batch = self
-            .batches
-            .entry(origin)
-            .or_insert_with(|| Batch { receipts: Vec::new(), due: turn.now });
+        let batch = self.batch(origin, turn.now);
         batch.receipts.push(receipt);
-        if batch.due <= turn.now || batch.receipts.len() == REPORT_RECEIPTS_MAX {
+        let is_full = batch.receipts.len() == REPORT_RECEIPTS_MAX;
+        self.send_soon(origin, is_full, turn);
+    }
+
+    fn batch(&mut self, origin: BootId, now: Instant) -> &mut Batch {
+        let empty = || Batch { receipts: Vec::new(), acks: Vec::new(), due: now };
+        self.batches.entry(origin).or_insert_with(empty)
+    }
+
+    /// Sends what is held for an instance, now or when it is due.
+    fn send_soon(&mut self, origin: BootId, is_full: bool, turn: &mut Turn<'_>) {
+        if is_full || self.batches[&origin].due <= turn.now {
             self.send(origin, turn);
         }
     }
@@ -457,7 +520,8 @@ impl Receipts {
         let batch = self.batches.get_mut(&origin).expect("only called for one that is there");
         batch.due = turn.now + BATCH_INTERVAL;
         let receipts = std::mem::take(&mut batch.receipts);
-        let bytes = Report { from: self.boot, receipts }.encode();
+        let acks = std::mem::take(&mut batch.acks);
+        let bytes = Report { from: self.boot, receipts, acks }.encode();
         turn.actions.push(Action::Tell { to: Destination::Instance(origin), bytes });
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    id::{ConnectionId, DeliveryId, Position},
+    id::{BootId, ConnectionId, DeliveryId, Position},
     link::{Publication, Suffix, ToRelay, ToShard},
     stream::StreamName,
     wire::{Frame, Kind, encode},
@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Action, Actions, Shard,
-    connection::{Answer, Phase},
+    connection::{Answer, Connection, Phase},
     streams::{Item, NONE},
 };
 
@@ -70,6 +70,7 @@ impl Shard {
         let excluded = excluded.and_then(|user| self.streams.names.find_user(user));
         let walk = self.streams.walk_mut(delivery);
         walk.excluded = excluded.unwrap_or(NONE);
+        walk.asks = first.acks_to.is_some();
         let is_for_all = first.exclude_user.is_none();
         let mut bytes = first.frame.0.len();
         let mut position = first.position;
@@ -84,6 +85,7 @@ impl Shard {
                 break;
             }
             position = next.position.or(position);
+            walk.asks |= next.acks_to.is_some();
             walk.carried.extend(walk.waiting.pop_front().and_then(Item::into_publication));
         }
         if walk.carried.len() > 1 {
@@ -109,8 +111,9 @@ impl Shard {
         at_most: usize,
         out: &mut Vec<ConnectionId>,
     ) {
-        let Self { streams, connections, .. } = self;
-        let excluded = streams.walk_mut(delivery).excluded;
+        let Self { streams, connections, acks, .. } = self;
+        let walk = streams.walk_mut(delivery);
+        let (excluded, asks) = (walk.excluded, walk.asks);
         let enough = out.len() + at_most;
         while out.len() < enough
             && let Some(slot) = streams.next_member(delivery)
@@ -121,7 +124,14 @@ impl Shard {
                 continue;
             }
             if conn.phase == Phase::Open {
-                out.push(ConnectionId { slot, generation: conn.generation });
+                let conn = ConnectionId { slot, generation: conn.generation };
+                out.push(conn);
+                if asks {
+                    let carried = streams.walk_mut(delivery).carried.iter();
+                    for (position, origin) in carried.filter_map(|part| part.asks_for_ack()) {
+                        acks.ask(position, origin, conn, |taker| is_there(connections, taker));
+                    }
+                }
                 continue;
             }
             assert_eq!(conn.phase, Phase::Joining, "members are open or in their handshake");
@@ -131,6 +141,12 @@ impl Shard {
                 handshake.hold(walk.stream, publication);
             }
         }
+    }
+
+    /// A connection is sent a message that asks to be acknowledged.
+    pub(super) fn ask_for_ack(&mut self, slot: u32, position: Position, origin: BootId) {
+        let (conn, connections) = (self.id(slot), &self.connections);
+        self.acks.ask(position, origin, conn, |taker| is_there(connections, taker));
     }
 
     pub(super) fn delivered(&mut self, delivery: DeliveryId, accepted: u32, actions: &mut Actions) {
@@ -232,6 +248,11 @@ impl Item {
             Self::Joined { .. } | Self::JoinFailed { .. } | Self::Resync { .. } => None,
         }
     }
+}
+
+/// Whether a connection is still the present one of its slot.
+fn is_there(connections: &[Connection], conn: ConnectionId) -> bool {
+    connections[conn.slot as usize].generation == conn.generation
 }
 
 fn hand_over(publication: &Publication, recipients: u32, actions: &mut Actions) {

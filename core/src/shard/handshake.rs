@@ -180,6 +180,9 @@ impl Shard {
             actions.push(Action::Reach("publications held for a handshake"));
         }
         for (_, publication) in &handshake.held {
+            if let Some((position, origin)) = publication.asks_for_ack() {
+                self.ask_for_ack(slot, position, origin);
+            }
             self.send(slot, Kind::of(&publication.kind), actions, |out| {
                 out.extend_from_slice(&publication.frame.0);
             });

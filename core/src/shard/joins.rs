@@ -140,8 +140,15 @@ impl Shard {
         let skip_user = excluded.into_iter().find(|excluded| Some(&***excluded) == user).cloned();
         let skip_user = skip_user.filter(|_| !planted!("resume what is excluded"));
         for missed in suffix.entries() {
-            let is_sent = !missed.is_skipped_for(skip_user.as_deref());
-            self.stats.sent[Kind::of(&missed.kind).index()] += u64::from(is_sent);
+            if missed.is_skipped_for(skip_user.as_deref()) {
+                continue;
+            }
+            self.stats.sent[Kind::of(&missed.kind).index()] += 1;
+            if let Some(origin) = missed.acks_to
+                && !planted!("let nobody acknowledge what is resumed")
+            {
+                self.ask_for_ack(slot, missed.position, origin);
+            }
         }
         actions.push(Action::Feed { conn: self.id(slot), suffix, skip_user });
     }

@@ -5,6 +5,7 @@
 //! closed by the clock (`timers`). Everything that changes a stream (publications, answers to
 //! joins, resyncs) takes its turn in that stream, so that a member's position is always exact.
 
+mod acks;
 mod connection;
 mod fanout;
 mod handshake;
@@ -36,6 +37,7 @@ use crate::{
     wheel::Wheel,
     wire::{CloseCode, Kind},
 };
+use acks::Acks;
 use connection::{Bucket, Connection, Parked, Phase};
 use streams::Streams;
 use timers::Drain;
@@ -62,6 +64,7 @@ pub struct Shard {
     /// answer. It seats them when it comes.
     late: BTreeMap<RequestId, Parked>,
     requests: u64,
+    acks: Acks,
     wheel: Wheel,
     /// After a stall of the whole worker nobody is called silent before this: what they sent
     /// meanwhile is still to be read.
@@ -96,6 +99,7 @@ impl Shard {
             parked: BTreeMap::new(),
             late: BTreeMap::new(),
             requests: 0,
+            acks: Acks::default(),
             wheel: Wheel::new(now),
             stalled_until: Instant(0),
             drain: None,
@@ -221,7 +225,7 @@ impl Shard {
     pub fn state_hash(&self) -> u64 {
         fingerprint::of(&(
             (&self.rng, self.now, self.clock, self.occupied, &self.accepts, &self.connections),
-            (&self.streams, &self.parked, &self.late, self.requests, &self.wheel),
+            (&self.streams, &self.parked, &self.late, self.requests, &self.acks, &self.wheel),
             (self.stalled_until, &self.drain, &self.stats),
         ))
     }

@@ -1,6 +1,7 @@
 //! What clients ask for.
 
 use crate::{
+    link::ToRelay,
     stream::{StreamKind, StreamName},
     wire::{
         CloseCode, ErrorCode, Kind,
@@ -66,7 +67,14 @@ impl Shard {
                 let conn = self.id(slot);
                 actions.push(Action::VerifyRefresh { conn, token, reference });
             }
-            Command::Ack { id: _ } => {}
+            // Many tabs may acknowledge the same message, and late: only the first counts.
+            Command::Ack { id } => {
+                let conn = self.id(slot);
+                let acknowledged = id.and_then(|id| self.acks.acknowledged(id, conn));
+                if let Some((mid, origin)) = acknowledged {
+                    actions.push(Action::ToRelay(ToRelay::Acknowledged { mid, origin }));
+                }
+            }
         }
         Ok(())
     }

@@ -54,6 +54,8 @@ pub(super) struct Walk {
     /// The user whose connections are skipped, by the index of the user's stream. That index may
     /// be used again during the walk, but only by a user who joins behind its end.
     pub(super) excluded: u32,
+    /// Some of what is being delivered asks to be acknowledged.
+    pub(super) asks: bool,
     /// What is being delivered, in order.
     pub(super) carried: Vec<Arc<Publication>>,
     /// Bounded by what the relay has in flight and by the parked joins.
@@ -229,6 +231,7 @@ impl Walk {
         end: 0,
         before: None,
         excluded: NONE,
+        asks: false,
         carried: Vec::new(),
         waiting: VecDeque::new(),
     };
@@ -252,7 +255,7 @@ impl Hash for Streams {
 
 impl Hash for Walk {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.stream, self.cursor, self.end, self.before, self.excluded).hash(state);
+        (self.stream, self.cursor, self.end, self.before, self.excluded, self.asks).hash(state);
         self.carried.len().hash(state);
         for publication in &self.carried {
             publication.dispatch.hash(state);

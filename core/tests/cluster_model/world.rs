@@ -117,7 +117,7 @@ impl World {
             let link = self.broker.link.as_ref();
             let subscribers = link.is_some_and(|link| link.subscribed.contains(&stream)).into();
             let deadline = self.now + Duration::from_millis(250);
-            self.relay(relay::Input::Published { mid, subscribers, deadline });
+            self.relay(relay::Input::Published { mid, subscribers, deadline, ack_by: None });
         }
     }
 

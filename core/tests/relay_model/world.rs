@@ -232,7 +232,7 @@ impl World {
             let subscribers =
                 self.link.as_ref().map_or(0, |link| link.subscribed.contains(&stream).into());
             let deadline = self.now + Duration::from_millis(250);
-            self.input(Input::Published { mid, subscribers, deadline });
+            self.input(Input::Published { mid, subscribers, deadline, ack_by: None });
         }
     }
 
@@ -458,7 +458,7 @@ impl World {
                 assert!(link.confirmed.contains(&stream), "a head is read after the confirmation");
                 self.reads.push_back(Read { id: read, stream, after, answer: None });
             }
-            Action::Receipt { mid, recipients, instances, complete: _ } => {
+            Action::Receipt { mid, recipients, instances, .. } => {
                 assert_eq!(instances, u32::from(recipients > 0), "there is no other instance");
                 assert!(self.expected.remove(&mid), "a receipt is given once");
                 let handed = self.handed.get(&mid).copied().unwrap_or(0);

@@ -81,7 +81,7 @@ impl Broker for MemoryBroker {
                 state.deliver(&request.stream, &entry);
             }
             let audience = state.audiences.get(&request.stream).map_or(0, BTreeSet::len);
-            if !published.answer.duplicate {
+            if published.answer.duplicate_of.is_none() {
                 published.answer.subscribers = u32::try_from(audience).unwrap_or(u32::MAX);
             }
             Ok(published.answer)

@@ -88,8 +88,8 @@ pub struct Published {
     /// Its place; none for latest values and when there is no history. For a duplicate it is the
     /// first one's.
     pub position: Option<Position>,
-    /// The idempotency key was seen before: nothing was published.
-    pub duplicate: bool,
+    /// The idempotency key was seen before: nothing was published. This is the first one.
+    pub duplicate_of: Option<Mid>,
     /// Subscribers of the channel at that moment; 0 for a duplicate.
     pub subscribers: u32,
 }

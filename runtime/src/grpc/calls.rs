@@ -58,7 +58,7 @@ impl RealtimeService for Calls {
     ) -> Result<Response<NotifyBookingResultResponse>, Status> {
         let outcome = self.publish(request, request::booking_result).await?;
         Ok(Response::new(NotifyBookingResultResponse {
-            delivered: outcome.recipients > 0,
+            delivered: outcome.delivered,
             active_connections: count(outcome.recipients),
             message_id: outcome.message_id,
             instances: count(outcome.instances),
@@ -73,7 +73,7 @@ impl RealtimeService for Calls {
     ) -> Result<Response<NotifyQueuePositionResponse>, Status> {
         let outcome = self.publish(request, request::queue_position).await?;
         Ok(Response::new(NotifyQueuePositionResponse {
-            delivered: outcome.recipients > 0,
+            delivered: outcome.delivered,
             message_id: outcome.message_id,
             instances: count(outcome.instances),
             complete: outcome.complete,
@@ -87,7 +87,7 @@ impl RealtimeService for Calls {
     ) -> Result<Response<NotifyPaymentStatusResponse>, Status> {
         let outcome = self.publish(request, request::payment_status).await?;
         Ok(Response::new(NotifyPaymentStatusResponse {
-            delivered: outcome.recipients > 0,
+            delivered: outcome.delivered,
             message_id: outcome.message_id,
             instances: count(outcome.instances),
             complete: outcome.complete,
@@ -113,11 +113,9 @@ impl RealtimeService for Calls {
         &self,
         request: Request<SendToUserRequest>,
     ) -> Result<Response<SendToUserResponse>, Status> {
-        let require_ack = request.get_ref().require_ack;
         let outcome = self.publish(request, request::send_to_user).await?;
         Ok(Response::new(SendToUserResponse {
-            // Reaching a connection is not an acknowledgement, and none is waited for.
-            delivered: outcome.recipients > 0 && !require_ack,
+            delivered: outcome.delivered,
             connections_notified: count(outcome.recipients),
             message_id: outcome.message_id,
             instances: count(outcome.instances),

@@ -1,15 +1,24 @@
 //! Publishing, and waiting for the receipt.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use realtime_core::{entry::Body, id::Mid, time::Instant, wire::encode};
+use realtime_core::{
+    entry::Body,
+    id::{Mid, Position},
+    time::Instant,
+    wire::encode,
+};
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, watch},
     time::{timeout, timeout_at},
 };
 use tonic::{Code, Status};
 
 use super::{
+    recent::{Awaited, Recent},
     request::Message,
     status::{unavailable, unknown_outcome},
 };
@@ -27,13 +36,16 @@ pub(super) struct Publisher {
     shared: Arc<Shared>,
     /// One for each publish that the broker has not answered.
     permits: Arc<Semaphore>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 /// What became of a publish that was carried out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// The position of the message in its stream; empty without one.
     pub(super) message_id: String,
+    /// Whether it was delivered: handed to a connection, or, if that was asked for, acknowledged.
+    pub(super) delivered: bool,
     /// Connections that it was handed to.
     pub(super) recipients: u32,
     /// Instances with at least one of them.
@@ -46,7 +58,8 @@ pub(super) struct Outcome {
 
 impl Publisher {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)) }
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        Self { shared: Arc::clone(shared), permits, recent: Arc::default() }
     }
 
     /// Publishes `message` and waits for the receipt, by `deadline` at the latest if there is one.
@@ -84,7 +97,10 @@ impl Publisher {
 
         let receipt_timeout = shared.service.config.receipt_timeout;
         let mid = entropy::fresh_mid();
-        let (receipt, received) = oneshot::channel();
+        let (receipt, received) = watch::channel(None);
+        if message.idempotency_key.is_some() {
+            self.recent().remember(mid, received.clone());
+        }
         let stream = message.stream.clone();
         let expected =
             LinkCommand::Expected { mid, stream, deadline: by + receipt_timeout, receipt };
@@ -96,12 +112,13 @@ impl Publisher {
         }
 
         let kind = Arc::clone(&message.kind);
+        let ack_timeout = message.ack.then_some(shared.service.config.ack_timeout);
         // On its own: a caller that gives up must not stop a publish half-way, since the next ones
         // of the stream wait for its outcome.
         let publishing = {
             let shared = Arc::clone(shared);
             tokio::spawn(async move {
-                let published = carry_out(&shared, message, mid, by).await;
+                let published = carry_out(&shared, message, mid, deadline).await;
                 drop(permit);
                 published
             })
@@ -110,26 +127,52 @@ impl Publisher {
             Ok(published) => published.expect("publishing does not panic")?,
             Err(_) => return Err(unknown_outcome("the broker did not answer in time")),
         };
-        let mut outcome = Outcome { duplicate: published.duplicate, ..Outcome::default() };
-        if let Some(position) = published.position {
-            let mut id = Vec::new();
-            encode::id(&mut id, position);
-            outcome.message_id = String::from_utf8(id).expect("an id is ASCII");
-        }
-        if published.duplicate {
-            return Ok(outcome);
-        }
-        let receipt_by = (clock.now() + receipt_timeout).min(by);
+        let duplicate = published.duplicate_of.is_some();
+        let received = match published.duplicate_of {
+            // Another instance may know of the first one, or nobody any more.
+            Some(first) => self.recent().of(first),
+            None => Some(received),
+        };
+        let by = match ack_timeout {
+            Some(timeout) => deadline.unwrap_or_else(|| clock.now() + timeout),
+            None => receipt_by(shared, deadline),
+        };
         // The relay answers by then with what was counted; a busy one may be late. What it can't
         // tell is not counted.
-        let given_up = clock.tokio(receipt_by + RELAY_MARGIN);
-        if let Ok(Ok(receipt)) = timeout_at(given_up, received).await {
-            let Receipt { recipients, instances, complete } = receipt;
-            outcome = Outcome { recipients, instances, complete, ..outcome };
+        let given_up = clock.tokio(by + RELAY_MARGIN);
+        let receipt = timeout_at(given_up, receipt_of(received)).await.unwrap_or_default();
+        let Receipt { recipients, instances, complete, acknowledged } = receipt;
+        let delivered = if ack_timeout.is_some() { acknowledged } else { recipients > 0 };
+        if !duplicate {
+            shared.counters.notified(&kind, delivered);
         }
-        shared.counters.notified(&kind, outcome.recipients);
-        Ok(outcome)
+        let message_id = published.position.map(id_of).unwrap_or_default();
+        Ok(Outcome { message_id, delivered, recipients, instances, complete, duplicate })
     }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The `id` of the message at a position.
+fn id_of(position: Position) -> String {
+    let mut id = Vec::new();
+    encode::id(&mut id, position);
+    String::from_utf8(id).expect("an id is ASCII")
+}
+
+/// Waits for a receipt. One of nobody where there will be none.
+async fn receipt_of(received: Option<Awaited>) -> Receipt {
+    let Some(mut received) = received else { return Receipt::default() };
+    let receipt = received.wait_for(Option::is_some).await;
+    receipt.map_or_else(|_| Receipt::default(), |receipt| receipt.unwrap_or_default())
+}
+
+/// Until when counts are waited for, from now on.
+fn receipt_by(shared: &Shared, deadline: Option<Instant>) -> Instant {
+    let by = shared.now() + shared.service.config.receipt_timeout;
+    deadline.map_or(by, |deadline| deadline.min(by))
 }
 
 /// Publishes through the broker, and tells the relay what became of it.
@@ -137,15 +180,18 @@ async fn carry_out(
     shared: &Shared,
     message: Message,
     mid: Mid,
-    by: Instant,
+    deadline: Option<Instant>,
 ) -> Result<Published, Status> {
     let stream = message.stream.clone();
+    let ack_timeout = message.ack.then_some(shared.service.config.ack_timeout);
     let published = through_broker(shared, message, mid).await;
     let command = match &published {
-        Ok(published) if !published.duplicate => {
+        Ok(published) if published.duplicate_of.is_none() => {
             shared.counters.published(stream.kind());
-            let deadline = (shared.now() + shared.service.config.receipt_timeout).min(by);
-            LinkCommand::Published { mid, subscribers: published.subscribers, deadline }
+            let ack_by =
+                ack_timeout.map(|timeout| deadline.unwrap_or_else(|| shared.now() + timeout));
+            let (subscribers, deadline) = (published.subscribers, receipt_by(shared, deadline));
+            LinkCommand::Published { mid, subscribers, deadline, ack_by }
         }
         Ok(_) | Err(_) => LinkCommand::Unpublished { mid },
     };

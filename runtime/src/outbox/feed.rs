@@ -126,6 +126,7 @@ mod tests {
             frame: Frame(Bytes::from_static(text.as_bytes())),
             kind: "x".into(),
             exclude_user: exclude.map(Into::into),
+            acks_to: None,
             position: Position::default(),
         }
     }

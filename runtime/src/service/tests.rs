@@ -16,11 +16,10 @@ use realtime_core::{
 };
 use realtime_proto::{
     BroadcastEventRequest, GetConnectionStatsRequest, NotifyQueuePositionRequest,
-    SendToUserRequest, realtime_service_client::RealtimeServiceClient,
+    SendToUserRequest, SendToUserResponse, realtime_service_client::RealtimeServiceClient,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::oneshot,
     task::{JoinHandle, LocalSet},
 };
 use tonic::{
@@ -101,11 +100,12 @@ async fn start(config: Config) -> Bench {
     Bench { broker, health, phase, handoffs, grpc, metrics, serving }
 }
 
-const RECEIPT: Receipt = Receipt { recipients: 3, instances: 2, complete: true };
+const RECEIPT: Receipt =
+    Receipt { recipients: 3, instances: 2, complete: true, acknowledged: false };
 
 /// Gives a receipt of 3 once a message is published, except for the user `lost`.
 async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
-    let mut waiting: Vec<(Mid, oneshot::Sender<Receipt>)> = Vec::new();
+    let mut waiting: Vec<(Mid, watch::Sender<Option<Receipt>>)> = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
             LinkCommand::Expected { mid, stream, receipt, .. } => {
@@ -115,7 +115,7 @@ async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
             }
             LinkCommand::Published { mid, .. } => {
                 while let Some(at) = waiting.iter().position(|(known, _)| *known == mid) {
-                    let _given_up = waiting.swap_remove(at).1.send(RECEIPT);
+                    let _given_up = waiting.swap_remove(at).1.send(Some(RECEIPT));
                 }
             }
             LinkCommand::Unpublished { mid } => waiting.retain(|(known, _)| *known != mid),
@@ -249,7 +249,7 @@ fn both_names_answer() {
         for name in ["realtime", "realtime.v1"] {
             let path = format!("/{name}.RealtimeService/SendToUser").parse().unwrap();
             grpc.ready().await.unwrap();
-            let codec = tonic_prost::ProstCodec::<_, realtime_proto::SendToUserResponse>::default();
+            let codec = tonic_prost::ProstCodec::<_, SendToUserResponse>::default();
             let answer = grpc.unary(Request::new(direct("u")), path, codec).await.unwrap();
             assert!(answer.into_inner().delivered, "{name}");
         }
@@ -260,23 +260,36 @@ fn both_names_answer() {
 }
 
 #[test]
-fn a_duplicate_counts_nobody() {
+fn a_duplicate_is_told_what_the_first_one_was_if_that_is_known() {
     bench(&[], |bench| async move {
         bench.script(Script::Duplicate);
-        let answer = bench.client().await.send_to_user(direct("u")).await.unwrap().into_inner();
-        assert!(answer.duplicate && !answer.delivered);
+        let mut client = bench.client().await;
+        let answer = client.send_to_user(direct("u")).await.unwrap().into_inner();
+        assert!(answer.duplicate && !answer.delivered, "another instance took the first one");
         assert_eq!((answer.connections_notified, answer.instances), (0, 0));
         assert_eq!(answer.message_id, "a-7-abcdef01");
+
+        bench.script(Script::Publish);
+        let keyed = || SendToUserRequest { idempotency_key: "k".into(), ..direct("u") };
+        let first = client.send_to_user(keyed()).await.unwrap().into_inner();
+        let mid = bench.published().last().unwrap().mid;
+        bench.script(Script::DuplicateOf(mid));
+        let again = client.send_to_user(keyed()).await.unwrap().into_inner();
+        assert_eq!(again, SendToUserResponse { duplicate: true, ..first });
+        assert_eq!((again.delivered, again.connections_notified), (true, 3));
     });
 }
 
 #[test]
-fn an_acknowledgement_that_nobody_waits_for_is_not_claimed() {
+fn what_is_delivered_but_not_acknowledged_is_not_said_to_be_delivered() {
     bench(&[], |bench| async move {
         let request = SendToUserRequest { require_ack: true, ..direct("u") };
         let answer = bench.client().await.send_to_user(request).await.unwrap().into_inner();
         assert_eq!((answer.delivered, answer.connections_notified), (false, 3));
         assert!(body_of(&bench.published()[0]).ack);
+        let scrape = bench.scrape().await;
+        let line = "realtime_notifications_delivered_total{delivered=\"false\",type=\"other\"} 1";
+        assert!(scrape.contains(line), "{scrape}");
     });
 }
 

@@ -134,6 +134,7 @@ impl Harness {
             frame: Frame(frame),
             kind: "other".into(),
             exclude_user: None,
+            acks_to: None,
             position: None,
             published: None,
         };

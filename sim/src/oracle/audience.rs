@@ -28,6 +28,9 @@ pub fn intact(
         return Err(failed("the wrong room"));
     }
     let has_id = positions && published.class == Class::Durable;
+    if message.ack != (has_id && published.ack).then_some(true) {
+        return Err(failed("it asks for an acknowledgement that nobody waits for, or does not"));
+    }
     match message.id {
         Some(id) if has_id => {
             let node = truth.place(published.stream, id);

@@ -1,6 +1,7 @@
 //! The judges. Each looks at what clients and publishers saw, and at what the broker really did;
 //! none believes what a machine says of itself, except to compare it with that.
 
+pub mod acks;
 pub mod answers;
 pub mod audience;
 pub mod drain;

@@ -18,14 +18,23 @@ struct Expected {
     number: usize,
     life: (usize, u32),
     deadline: Instant,
+    /// Until when it waits for an acknowledgement, if it does.
+    ack_by: Option<Instant>,
     /// What it was answered with, and whether that is said to be all; none as long as it was not.
     answer: Option<Option<(u32, bool)>>,
 }
 
 impl Receipts {
     /// Somebody begins to wait.
-    pub fn expect(&mut self, mid: Mid, number: usize, life: (usize, u32), deadline: Instant) {
-        self.0.insert(mid, Expected { number, life, deadline, answer: None });
+    pub fn expect(
+        &mut self,
+        mid: Mid,
+        number: usize,
+        life: (usize, u32),
+        deadline: Instant,
+        ack_by: Option<Instant>,
+    ) {
+        self.0.insert(mid, Expected { number, life, deadline, ack_by, answer: None });
     }
 
     /// A receipt, or none for one that there will be no receipt for.
@@ -47,15 +56,21 @@ impl Receipts {
         if answer.is_some_and(|(recipients, _)| recipients > handed) {
             return Err(failed(&format!("only {handed} were handed over")));
         }
-        if now > expected.deadline && !may_be_late {
+        if now > expected.ack_by.unwrap_or(expected.deadline) && !may_be_late {
             return Err(failed("late"));
         }
         Ok(())
     }
 
-    /// Until when somebody waits.
-    pub fn deadline(&self, mid: Mid) -> Option<Instant> {
-        self.0.get(&mid).map(|expected| expected.deadline)
+    /// Until when somebody waits for counts, and for an acknowledgement.
+    pub fn deadlines(&self, mid: Mid) -> Option<(Instant, Option<Instant>)> {
+        self.0.get(&mid).map(|expected| (expected.deadline, expected.ack_by))
+    }
+
+    /// The number of a publication that somebody waits for an acknowledgement of, and until when.
+    pub fn awaits_ack(&self, mid: Mid) -> Option<(usize, Instant)> {
+        let expected = self.0.get(&mid)?;
+        expected.ack_by.map(|by| (expected.number, by))
     }
 
     /// An instance is gone: nobody waits there any more.
@@ -64,8 +79,8 @@ impl Receipts {
     }
 
     /// At the end nobody waits, every count that is said to be complete is, unless instances stood
-    /// still and seemed dead. If nothing went wrong every count is, and says so where the network is
-    /// fast: elsewhere one of nobody may come too late.
+    /// still and seemed dead. If nothing went wrong every count is, and says so where the network
+    /// is fast: elsewhere one of nobody may come too late.
     pub fn judge(&self, truth: &Truth, is_calm: bool, is_steady: bool, is_fast: bool) -> Verdict {
         for (mid, expected) in &self.0 {
             let failed =

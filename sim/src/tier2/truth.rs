@@ -66,6 +66,7 @@ impl Facts {
             stream,
             class,
             exclude: entry.body.exclude_user.as_deref().map(str::to_owned),
+            ack: entry.body.ack,
             kind: (&*entry.body.kind).into(),
             payload,
             taken: Some(taken),

@@ -31,6 +31,7 @@ impl World<'_, '_> {
         let alive: Vec<LifeId> = serving.map(|life| life.id).collect();
         let Some(&life) = alive.get(plan.instance % alive.len().max(1)) else { return };
         let number = self.truth.announce(plan, self.now);
+        self.truth.publications[number].ack &= self.plan.knobs.positions;
         if plan.class == Class::Ingress {
             return self.publish_ingress(number);
         }
@@ -38,7 +39,8 @@ impl World<'_, '_> {
         let mid = Mid((number as u64 + 1) << 32 | self.ids.below(1 << 32));
         let deadline = self.now + RECEIPT_TIMEOUT;
         let stream = self.name(self.truth.publications[number].stream);
-        self.receipts.expect(mid, number, life, deadline);
+        let ack_by = self.truth.publications[number].ack.then_some(deadline + ACK_TIMEOUT);
+        self.receipts.expect(mid, number, life, deadline, ack_by);
         let expected = HostEvent::Relay(Input::Expected { mid, stream, deadline });
         // The relay hears of it before the broker does.
         self.pending.push_back((life, expected));
@@ -91,8 +93,8 @@ impl World<'_, '_> {
             HostEvent::Relay(Input::Unpublished { mid })
         } else {
             let subscribers = self.send_out(life, number, mid);
-            let deadline = self.receipts.deadline(mid).unwrap_or(self.now);
-            HostEvent::Relay(Input::Published { mid, subscribers, deadline })
+            let (deadline, ack_by) = self.receipts.deadlines(mid).unwrap_or((self.now, None));
+            HostEvent::Relay(Input::Published { mid, subscribers, deadline, ack_by })
         };
         if self.has_trouble(life.0, |what| matches!(what, Trouble::RepliesLost)) {
             let given_up = Event::Host(life, HostEvent::Relay(Input::Unpublished { mid }));
@@ -116,7 +118,7 @@ impl World<'_, '_> {
             payload: publication.payload.clone().into(),
             exclude_user: publication.exclude.as_deref().map(Into::into),
             key: key.into(),
-            ack: false,
+            ack: publication.ack,
             origin: boot_of(life),
             published: UnixMillis(0),
         };
@@ -284,3 +286,6 @@ const START: Duration = Duration::from_millis(200);
 
 /// How long a service waits for receipts.
 const RECEIPT_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How much longer it waits for an acknowledgement.
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);

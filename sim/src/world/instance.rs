@@ -227,8 +227,9 @@ impl World<'_, '_> {
                 let stream = self.truth.stream(stream.as_str());
                 self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream, after));
             }
-            relay::Action::Receipt { mid, recipients, complete, .. } => {
+            relay::Action::Receipt { mid, recipients, complete, acknowledged, .. } => {
                 self.receipt(mid, Some((recipients, complete)))?;
+                self.ack_answered(mid, acknowledged)?;
             }
             relay::Action::Tell { to, bytes } => {
                 self.queue(Queue::Tells(id), Event::Tell(to, bytes));
@@ -241,6 +242,14 @@ impl World<'_, '_> {
 
     fn receipt(&mut self, mid: Mid, answer: Option<(u32, bool)>) -> Verdict {
         self.receipts.answered(&self.truth, mid, answer, self.now, !self.is_steady)
+    }
+
+    /// Whoever waits for an acknowledgement is told whether there was one.
+    fn ack_answered(&self, mid: Mid, acknowledged: bool) -> Verdict {
+        let Some((number, by)) = self.receipts.awaits_ack(mid) else { return Ok(()) };
+        let was_taken = self.truth.publications[number].taken.is_some();
+        let is_calm = self.is_calm && was_taken;
+        self.acks.answered(number, acknowledged, self.now, by, is_calm)
     }
 
     /// How much slower the way to a worker is at present.

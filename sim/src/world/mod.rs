@@ -28,7 +28,9 @@ use realtime_core::{
 
 use crate::{
     broker::{Broker, Link},
-    oracle::{Failure, Verdict, drain::Drains, jitter::Spread, receipts::Receipts, work::Work},
+    oracle::{
+        Failure, Verdict, acks::Acks, drain::Drains, jitter::Spread, receipts::Receipts, work::Work,
+    },
     plan::{Plan, moment},
     random::labelled,
     session::Session,
@@ -89,6 +91,10 @@ enum Event {
     Step(usize, usize),
     /// A client asks again for a room.
     Retry(usize, String),
+    /// A client acknowledges a publication that it has received.
+    Acknowledge(usize, usize),
+    /// It has reached its instance if its connection is still well.
+    Acknowledged(usize, usize),
     /// A client reads again.
     Unstall(usize),
     /// A service publishes.
@@ -180,6 +186,7 @@ struct World<'a, 'b> {
     people: Rng,
     epochs_made: u64,
     receipts: Receipts,
+    acks: Acks,
     drains: Drains,
     first_pings: Spread,
     reconnects: Spread,
@@ -220,6 +227,7 @@ impl<'a, 'b> World<'a, 'b> {
             people: labelled(plan.seed, "people"),
             epochs_made: 0,
             receipts: Receipts::default(),
+            acks: Acks::default(),
             drains: Drains::default(),
             // These are told apart by eighths of the interval.
             first_pings: Spread::new(10),
@@ -286,6 +294,8 @@ impl<'a, 'b> World<'a, 'b> {
             Event::Connect(client) => self.connect(client),
             Event::Step(client, step) => self.step(client, step),
             Event::Retry(session, room) => self.retry(session, &room),
+            Event::Acknowledge(session, number) => self.acknowledge(session, number),
+            Event::Acknowledged(session, number) => self.acknowledged(session, number),
             Event::Unstall(session) => self.unstall(session),
             Event::Publish(number) => self.publish(number),
             Event::Take(life, number, mid) => self.take(life, number, mid),

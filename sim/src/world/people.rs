@@ -10,7 +10,7 @@ use realtime_core::{
 use crate::{
     frames::Message,
     hearing::{Heard, Hearing, Rules},
-    oracle::{Failure, Verdict},
+    oracle::{Failure, Verdict, acks},
     plan::{Step, moment},
     session::{Asked, Session, Stage},
 };
@@ -285,8 +285,10 @@ impl World<'_, '_> {
         let client = self.sessions[session].client;
         match self.hearing(session).hear(message)? {
             // It was held for the greeting, and is counted by nobody.
-            Heard::Publication(_) | Heard::Joined | Heard::Other => {}
+            Heard::Publication(number) => self.maybe_acknowledge(session, number),
+            Heard::Joined | Heard::Other => {}
             Heard::Greeted => {
+                self.maybe_forge(session);
                 for room in self.clients[client].wants.clone() {
                     self.ask(session, Asked::Join(room, None), "");
                 }
@@ -315,6 +317,53 @@ impl World<'_, '_> {
             Heard::Reconnect { after_ms } => self.reconnects.saw(after_ms),
         }
         Ok(())
+    }
+
+    /// Acknowledges a message that asks for it, at once or later, as clients do; or not at all.
+    pub(super) fn maybe_acknowledge(&mut self, session: usize, number: usize) {
+        if !self.truth.publications[number].ack {
+            return;
+        }
+        let wait = match self.people.below(4) {
+            0 => return,
+            1 => self.some(Duration::from_secs(4)),
+            _ => Duration::ZERO,
+        };
+        self.after(wait, Event::Acknowledge(session, number));
+    }
+
+    pub(super) fn acknowledge(&mut self, session: usize, number: usize) {
+        let taken = self.truth.publications[number].taken;
+        if let Some(node) = taken.and_then(|taken| taken.node)
+            && self.sessions[session].is_well()
+        {
+            let id = self.truth.id(node);
+            self.acks.said(number);
+            self.after(acks::WAY, Event::Acknowledged(session, number));
+            self.say(session, format!(r#"{{"type":"system:ack","payload":{{"id":"{id}"}}}}"#));
+        }
+    }
+
+    /// An acknowledgement must have been heard if its connection is well.
+    pub(super) fn acknowledged(&mut self, session: usize, number: usize) {
+        if self.sessions[session].is_well() && !self.sessions[session].limited {
+            self.acks.heard(number);
+        }
+    }
+
+    /// Acknowledges the last message of its user, which it was not sent.
+    fn maybe_forge(&mut self, session: usize) {
+        if !self.plan.asks_for_acks() {
+            return;
+        }
+        let Some(user) = &self.sessions[session].user else { return };
+        let Some(stream) = self.truth.find(&format!("user:{user}")) else { return };
+        let is_new = !self.sessions[session].since.contains_key(&stream);
+        let at = self.sessions[session].streams.get(&stream).and_then(|seen| seen.at);
+        if let Some(at) = at.filter(|_| is_new && self.people.below(2) == 0) {
+            let id = self.truth.id(at);
+            self.say(session, format!(r#"{{"type":"system:ack","payload":{{"id":"{id}"}}}}"#));
+        }
     }
 
     /// How the client of a session hears.

@@ -31,9 +31,10 @@ fn place(event: &Event, sessions: &[Session]) -> Option<String> {
     match event {
         Event::Boot(at) | Event::TryLink(at) | Event::Host((at, _), _) => Some(pod(*at)),
         Event::Connect(number) | Event::Step(number, _) => Some(client(*number)),
-        Event::Retry(session, _) | Event::Unstall(session) => {
-            Some(client(sessions[*session].client))
-        }
+        Event::Retry(session, _)
+        | Event::Acknowledge(session, _)
+        | Event::Acknowledged(session, _)
+        | Event::Unstall(session) => Some(client(sessions[*session].client)),
         Event::Publish(_) => Some("publisher".to_owned()),
         Event::Take(..)
         | Event::Interest(..)

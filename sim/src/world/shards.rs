@@ -450,6 +450,7 @@ impl World<'_, '_> {
                     self.hearing(session)
                         .publication(*number, *node)
                         .map_err(|error| self.whose(session, error))?;
+                    self.maybe_acknowledge(session, *number);
                 }
             }
         }

@@ -105,16 +105,19 @@ fn words(action: &Action) -> String {
             let after = after.map_or_else(String::new, |after| format!(" after {after}"));
             format!("read {} of {}{after}", read.0, stream.as_str())
         }
-        Action::Receipt { mid, recipients, instances, complete } => {
+        Action::Receipt { mid, recipients, instances, complete, acknowledged } => {
             let complete = if *complete { "" } else { ", or more" };
-            format!("receipt {}: {recipients} on {instances}{complete}", mid.0 >> 32)
+            let acked = if *acknowledged { ", acknowledged" } else { "" };
+            format!("receipt {}: {recipients} on {instances}{complete}{acked}", mid.0 >> 32)
         }
         Action::Tell { to: Destination::Instance(BootId(boot)), bytes } => {
             let report = Report::decode(bytes).unwrap();
             let receipts = report.receipts.iter();
             let receipts: Vec<_> =
                 receipts.map(|one| format!("{}: {}", one.mid.0 >> 32, one.recipients)).collect();
-            format!("tell {boot} {}", receipts.join(", "))
+            let acks = report.acks.iter().map(|mid| format!("acked {}", mid.0 >> 32));
+            let what: Vec<_> = receipts.into_iter().chain(acks).collect();
+            format!("tell {boot} {}", what.join(", "))
         }
         Action::Tell { to: Destination::Everyone, .. } => "beat".to_owned(),
         Action::Unexpected { mid } => format!("unexpected {}", mid.0 >> 32),

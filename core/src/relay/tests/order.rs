@@ -25,6 +25,7 @@ fn a_publication_says_all_that_its_receivers_need() {
         frame: crate::wire::encode::publication(&name(ROOM), &body, Some(position(6))),
         kind: "ticket:reserved".into(),
         exclude_user: Some("u1".into()),
+        acks_to: Some(BootId(1)),
         position: Some(position(6)),
         published: Some(UnixMillis(1)),
     };

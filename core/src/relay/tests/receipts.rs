@@ -16,7 +16,8 @@ fn published(offset: u64) -> Input {
 }
 
 fn heard_by(subscribers: u32, offset: u64) -> Input {
-    Input::Published { mid: position(offset).mid, subscribers, deadline: millis(250) }
+    let (mid, deadline) = (position(offset).mid, millis(250));
+    Input::Published { mid, subscribers, deadline, ack_by: None }
 }
 
 /// Of another instance.
@@ -33,9 +34,71 @@ fn report(from: u64, receipts: &[(u64, u32)]) -> Input {
         recipients: *recipients,
         partial: false,
     });
-    let report = Report { from: BootId(from), receipts: receipts.collect() };
+    let report = Report { from: BootId(from), receipts: receipts.collect(), acks: Vec::new() };
     let bytes = report.encode();
     Input::Received { generation: Generation(1), channel: Channel::Receipts, bytes }
+}
+
+/// The same, and it waits until 5 s for an acknowledgement.
+fn published_with_ack(offset: u64) -> Input {
+    let (mid, deadline, ack_by) = (position(offset).mid, millis(250), Some(millis(5_000)));
+    Input::Published { mid, subscribers: 2, deadline, ack_by }
+}
+
+/// A client of worker 0 acknowledges a publication of the instance `origin`.
+fn acknowledged(origin: u64, offset: u64) -> Input {
+    let (mid, origin) = (position(offset).mid, BootId(origin));
+    let message = ToRelay::Acknowledged { mid, origin };
+    Input::FromShard { worker: WorkerId(0), message }
+}
+
+fn acks(from: u64, offset: u64) -> Input {
+    let acks = vec![position(offset).mid];
+    let bytes = Report { from: BootId(from), receipts: Vec::new(), acks }.encode();
+    Input::Received { generation: Generation(1), channel: Channel::Receipts, bytes }
+}
+
+#[test]
+fn an_acknowledgement_is_waited_for_until_its_own_time_is_up() {
+    let mut relay = live();
+    for offset in 6..=9 {
+        step(&mut relay, 0, expected(offset));
+        step(&mut relay, 0, came(offset));
+        step(&mut relay, 0, published_with_ack(offset));
+        step(&mut relay, 0, handed_over(0, offset - 6, 1));
+    }
+    // All counts are there, or their time is up.
+    step(&mut relay, 10, report(2, &[(6, 1), (7, 1)]));
+    assert_eq!(step(&mut relay, 250, Input::TimedOut), [""; 0]);
+    assert_eq!(step(&mut relay, 300, acknowledged(1, 6)), ["receipt 6: 2 on 2, acknowledged"]);
+    assert_eq!(step(&mut relay, 300, acks(2, 8)), ["receipt 8: 1 on 1, or more, acknowledged"]);
+    // What comes late still counts.
+    assert_eq!(step(&mut relay, 400, report(2, &[(9, 1)])), [""; 0]);
+    let late = step(&mut relay, 5_000, Input::TimedOut);
+    let receipts: Vec<_> = late.iter().filter(|line| line.starts_with("receipt")).collect();
+    assert_eq!(receipts, ["receipt 7: 2 on 2", "receipt 9: 2 on 2"]);
+    assert_eq!(step(&mut relay, 5_001, acknowledged(1, 7)), [""; 0], "nobody waits any more");
+}
+
+#[test]
+fn an_acknowledgement_may_come_before_the_counts_and_before_the_broker_answers() {
+    let mut relay = live();
+    step(&mut relay, 0, expected(6));
+    step(&mut relay, 0, came(6));
+    assert_eq!(step(&mut relay, 0, acknowledged(1, 6)), [""; 0]);
+    step(&mut relay, 0, published_with_ack(6));
+    step(&mut relay, 0, handed_over(0, 0, 1));
+    assert_eq!(step(&mut relay, 0, report(2, &[(6, 0)])), ["receipt 6: 1 on 1, acknowledged"]);
+}
+
+#[test]
+fn acknowledgements_for_another_instance_go_with_its_receipts() {
+    let mut relay = live();
+    step(&mut relay, 0, came_from(2, 6));
+    assert_eq!(step(&mut relay, 0, acknowledged(2, 6)), ["tell 2 acked 6"]);
+    assert_eq!(step(&mut relay, 1, handed_over(0, 0, 1)), [""; 0], "held for a moment");
+    assert_eq!(step(&mut relay, 1, acknowledged(2, 7)), [""; 0]);
+    assert_eq!(step(&mut relay, 5, Input::TimedOut), ["tell 2 6: 1, acked 7"]);
 }
 
 #[test]
@@ -236,7 +299,7 @@ fn a_subscriber_that_is_dead_is_not_waited_for() {
         let (mid, deadline) = (position(offset).mid, millis(at + 250));
         step(&mut relay, at, Input::Expected { mid, stream: name(ROOM), deadline });
         step(&mut relay, at, came(offset));
-        step(&mut relay, at, Input::Published { mid, subscribers: 3, deadline });
+        step(&mut relay, at, Input::Published { mid, subscribers: 3, deadline, ack_by: None });
         step(&mut relay, at, handed_over(0, offset - 6, 1));
         let answer = step(&mut relay, at, report(3, &[(offset, 1)]));
         let later = step(&mut relay, at + 250, Input::TimedOut);

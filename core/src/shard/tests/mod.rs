@@ -1,5 +1,6 @@
 //! Every rule of the shard, by its inputs and the complete list of its actions, as text.
 
+mod acks;
 mod drain;
 mod fanout;
 mod handshake;
@@ -90,6 +91,7 @@ fn publication(stream: &str, offset: u64, text: &'static str) -> Publication {
         frame: Frame(Bytes::from_static(text.as_bytes())),
         kind: "ticket:released".into(),
         exclude_user: None,
+        acks_to: None,
         position: position(offset),
         published: None,
     }
@@ -242,6 +244,9 @@ fn text(action: &Action, actions: &Actions) -> String {
         Action::ToRelay(ToRelay::Vacated { stream }) => format!("vacated {}", stream.as_str()),
         Action::ToRelay(ToRelay::HandedOver { dispatch, recipients }) => {
             format!("handed over {} to {recipients}", dispatch.0)
+        }
+        Action::ToRelay(ToRelay::Acknowledged { mid, origin }) => {
+            format!("acknowledged {} for {}", mid.0 >> 32, origin.0)
         }
         Action::Drained => "drained".into(),
         Action::ToRelay(ToRelay::Counted(census)) => format!("counted {census:?}"),

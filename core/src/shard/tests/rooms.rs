@@ -186,15 +186,6 @@ fn a_ping_is_answered_with_the_wall_clock() {
 }
 
 #[test]
-fn an_acknowledgement_is_counted() {
-    let mut bed = bed();
-    bed.open(0, 0);
-    let ack = format!(r#"{{"type":"system:ack","payload":{{"id":"{}"}}}}"#, id(3));
-    assert_eq!(bed.say(0, &ack), [""; 0]);
-    assert_eq!(bed.shard.stats().received[Kind::SystemAck.index()], 1);
-}
-
-#[test]
 fn too_many_errors_in_a_row_close_the_connection() {
     let mut bed = bed_with(|limits| limits.errors_max = 3);
     bed.open(0, 0);

@@ -105,8 +105,8 @@ impl Store {
         }
         let key = publish.idempotency_key.clone().map(|key| (publish.stream.clone(), key));
         if let Some(seen) = key.as_ref().and_then(|key| self.keys.known.get(key)) {
-            let duplicate = seen.mid != publish.mid;
-            let answer = Published { position: seen.position, duplicate, subscribers: 0 };
+            let duplicate_of = (seen.mid != publish.mid).then_some(seen.mid);
+            let answer = Published { position: seen.position, duplicate_of, subscribers: 0 };
             return Ok(Stored { answer, entry: None });
         }
         let (position, entry) = match &publish.class {
@@ -130,7 +130,8 @@ impl Store {
             self.keys.insert(key, remembered, self.bytes_max / 4);
         }
         self.shrink();
-        Ok(Stored { answer: Published { position, duplicate: false, subscribers: 0 }, entry })
+        let answer = Published { position, duplicate_of: None, subscribers: 0 };
+        Ok(Stored { answer, entry })
     }
 
     /// Where a stream is, and what of its history comes after the offset `after`. Begins its
@@ -483,9 +484,10 @@ mod tests {
         }
         assert_eq!(store.keys.known.len(), store.keys.ages.len());
         let newest = publish("room", 101, Some("key 100"));
-        assert!(store.publish(&newest, at(TTL), UNIX).unwrap().answer.duplicate);
+        assert!(store.publish(&newest, at(TTL), UNIX).unwrap().answer.duplicate_of.is_some());
         let oldest = publish("room", 102, Some("key 1"));
-        assert!(!store.publish(&oldest, at(TTL), UNIX).unwrap().answer.duplicate);
+        let again = store.publish(&oldest, at(TTL), UNIX).unwrap();
+        assert!(again.answer.duplicate_of.is_none());
     }
 
     #[test]

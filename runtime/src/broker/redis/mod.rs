@@ -216,7 +216,8 @@ fn script_answer(answer: Value) -> Option<Published> {
     let (epoch, offset, mid, subscribers, duplicate): (String, u64, String, u32, u8) =
         redis::from_redis_value(answer).ok()?;
     let position = if offset > 0 { Some(position(&epoch, offset, &mid)?) } else { None };
-    Some(Published { position, duplicate: duplicate == 1, subscribers })
+    let first = Mid(u64::from_str_radix(&mid, 16).ok()?);
+    Some(Published { position, duplicate_of: (duplicate == 1).then_some(first), subscribers })
 }
 
 /// Reads the answer of the reading script.
@@ -230,7 +231,7 @@ fn read_answer(answer: Value) -> Option<History> {
 /// Reads the answer of PUBLISH.
 fn plain_answer(answer: Value) -> Option<Published> {
     let subscribers = redis::from_redis_value(answer).ok()?;
-    Some(Published { position: None, duplicate: false, subscribers })
+    Some(Published { position: None, duplicate_of: None, subscribers })
 }
 
 fn position(epoch: &str, offset: u64, mid: &str) -> Option<Position> {

@@ -61,8 +61,8 @@ fn every_series_with_a_closed_set_of_labels_is_there_from_the_start() {
 #[test]
 fn what_was_counted_is_shown() {
     let counters = Counters::default();
-    counters.notified("payment:success", 2);
-    counters.notified("my:own", 0);
+    counters.notified("payment:success", true);
+    counters.notified("my:own", false);
     counters.published(StreamKind::All);
     counters.called(4, 14, Duration::from_millis(250));
     counters.failed(ServiceError::PublishUnknown);

@@ -19,6 +19,7 @@ use crate::broker::{
 pub(super) enum Script {
     Publish,
     Duplicate,
+    DuplicateOf(Mid),
     Fail(PublishError),
     Hang,
 }
@@ -36,15 +37,19 @@ impl Broker for ScriptedBroker {
     fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>> {
         Box::pin(async move {
             let script = self.script.lock().unwrap().clone();
+            let duplicate_of = match script {
+                Script::Duplicate => Some(POSITION.mid),
+                Script::DuplicateOf(mid) => Some(mid),
+                Script::Publish | Script::Fail(_) | Script::Hang => None,
+            };
             let durable = request.class == Class::Durable;
-            let duplicate = matches!(script, Script::Duplicate);
             match script {
-                Script::Publish | Script::Duplicate => (),
+                Script::Publish | Script::Duplicate | Script::DuplicateOf(_) => (),
                 Script::Fail(error) => return Err(error),
                 Script::Hang => std::future::pending().await,
             }
             self.published.lock().unwrap().push(request);
-            Ok(Published { position: durable.then_some(POSITION), duplicate, subscribers: 1 })
+            Ok(Published { position: durable.then_some(POSITION), duplicate_of, subscribers: 1 })
         })
     }
 
