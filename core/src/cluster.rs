@@ -26,7 +26,7 @@ pub struct Beat {
 }
 
 /// What one worker, or all workers of an instance, hold and have counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Census {
     /// Open connections whose user is known.
     pub authenticated: u32,

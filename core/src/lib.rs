@@ -39,5 +39,6 @@ pub mod rng;
 pub mod shard;
 pub mod stream;
 pub mod time;
+pub mod transcript;
 mod wheel;
 pub mod wire;

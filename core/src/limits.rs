@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What a [`Shard`](crate::shard::Shard) allows. Where a limit is one of the instance and not of a
 /// connection, the runtime gives each shard its share, or says where the others stand.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShardLimits {
     /// Connections of the instance, those in their handshake included.
     pub connections_max: u32,
@@ -50,7 +52,7 @@ pub struct ShardLimits {
 }
 
 /// What a [`Relay`](crate::relay::Relay) allows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RelayLimits {
     /// Shards of this instance.
     pub workers: u16,

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize, Serializer};
+
 use crate::{
     cluster::Census,
     id::{BootId, DispatchId, Mid, Position, RequestId},
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// From a shard to the relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRelay {
     /// A connection wants to be a member of `stream`. From here on the worker is interested in it.
     Join {
@@ -51,7 +53,7 @@ pub enum ToRelay {
 }
 
 /// Where a client says it was in a stream: an `id`, parsed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Since {
     /// The numbering.
     pub epoch: u64,
@@ -62,7 +64,7 @@ pub struct Since {
 }
 
 /// From the relay to a shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToShard {
     /// The stream is live for this worker; the request is to be seated.
     Joined {
@@ -100,14 +102,15 @@ pub enum ToShard {
 }
 
 /// The end of a stream's history: what a member missed. Shared by all who resume by one read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "Arc<[Missed]>")]
 pub struct Suffix {
     entries: Arc<[Missed]>,
     from: usize,
 }
 
 /// A durable publication that was missed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     /// The bytes that members get.
     pub frame: Frame,
@@ -157,6 +160,19 @@ impl Missed {
     }
 }
 
+impl From<Arc<[Missed]>> for Suffix {
+    fn from(entries: Arc<[Missed]>) -> Self {
+        Self::new(entries, 0)
+    }
+}
+
+/// What comes before the suffix is no part of it.
+impl Serialize for Suffix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.entries())
+    }
+}
+
 /// Its first and last place name it.
 impl Hash for Suffix {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -167,7 +183,7 @@ impl Hash for Suffix {
 }
 
 /// One publication, encoded once for all members.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// Names the publication in the answer.
     pub dispatch: DispatchId,

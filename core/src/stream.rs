@@ -1,6 +1,8 @@
 //! The names of streams: rooms, users and `all` are one name space.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 /// The stream in which every connection is seated.
 pub const ALL: &str = "all";
@@ -15,7 +17,7 @@ pub const ROOM_BYTES_MAX: usize = 200;
 pub const USER_BYTES_MAX: usize = 128;
 
 /// The valid name of a stream: `all`, `user:<id>`, or the name of a room. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct StreamName(Arc<str>);
 
 /// What a stream is the sequence of publications of.
@@ -81,6 +83,13 @@ impl StreamName {
     /// The whole name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for StreamName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        Self::room(&name).map_err(|error| D::Error::custom(format_args!("{name:?}: {error:?}")))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the relay hears of, and what it asks for.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{BootId, Generation, Mid, Position, ReadId, WorkerId},
@@ -13,7 +14,7 @@ use crate::{
 pub type RunId = u64;
 
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Input {
     /// A shard said something.
     FromShard {
@@ -95,7 +96,7 @@ pub enum Input {
 }
 
 /// Where a stream is, and what of its history was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// The place of the newest durable publication.
     pub head: Position,
@@ -105,7 +106,7 @@ pub struct History {
 }
 
 /// Where bytes came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Channel {
     /// The channel of a stream.
     Stream(StreamName),
@@ -118,7 +119,7 @@ pub enum Channel {
 }
 
 /// Whom the relay tells something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Destination {
     /// Every instance: the channel that all of them read.
     Everyone,
@@ -127,7 +128,7 @@ pub enum Destination {
 }
 
 /// The channels that services publish to directly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Ingress {
     /// `booking:events`
     Booking,
@@ -155,7 +156,7 @@ impl Ingress {
 }
 
 /// Something to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Action {
     /// Put `message` into the ordered queue of `worker`.
     ToShard {

@@ -2,22 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::{
     id::{ConnectionId, DeliveryId},
     link::{Suffix, ToRelay, ToShard},
     time::UnixMillis,
+    transcript::latin1,
     wire::{CloseCode, Frame},
 };
 
 /// Something that happened. `Arrived` is the first input of a connection and `Closed` the last;
 /// after `Action::Refuse` there is no further one.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Input<'a> {
     /// A complete and well-formed upgrade request for `/ws` has been read.
     Arrived {
         /// A slot that is free.
         conn: ConnectionId,
         /// What the request says.
+        #[serde(borrow)]
         request: Handshake<'a>,
     },
     /// `Action::Verify` was carried out.
@@ -100,7 +104,7 @@ pub enum Input<'a> {
 }
 
 /// What an upgrade request says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Handshake<'a> {
     /// The `Origin` header.
     pub origin: Option<&'a str>,
@@ -116,7 +120,7 @@ pub struct Handshake<'a> {
 }
 
 /// Whom a verified token names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user, a valid user id.
     pub user: Arc<str>,
@@ -126,16 +130,29 @@ pub struct Identity {
     pub expires: Option<u64>,
 }
 
-/// A token is no good. Clients learn no more than that; the reason is for the log.
+/// A token is no good. Clients learn no more than that, nor do transcripts; the reason is for the
+/// log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifyError(pub &'static str);
 
+impl Serialize for VerifyError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> Deserialize<'de> for VerifyError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <()>::deserialize(deserializer).map(|()| Self("as in the log"))
+    }
+}
+
 /// A client's `ref`, as the JSON text it was written in. At most 64 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reference(pub Box<str>);
 
 /// Something to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Action {
     /// Verify the token of the upgrade request.
     Verify {
@@ -217,7 +234,7 @@ pub enum Action {
 }
 
 /// Why an upgrade is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Refusal {
     /// 401: no token, and anonymous connections are not allowed.
     TokenMissing,
@@ -291,7 +308,7 @@ pub enum Reason {
 }
 
 /// Bytes in [`Actions`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Slice {
     /// Index of the first byte.
     pub start: u32,
@@ -308,9 +325,10 @@ impl Slice {
 
 /// What a call of `handle` wants done, in order, and the frames written for it. Owned by the
 /// caller, emptied before the next call and used again, so that nothing is allocated.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Actions {
     list: Vec<Action>,
+    #[serde(with = "latin1")]
     bytes: Vec<u8>,
 }
 

@@ -7,6 +7,9 @@ mod kind;
 pub(crate) mod number;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::transcript::latin1;
 
 pub use kind::{ErrorCode, Kind, is_reserved};
 
@@ -14,11 +17,11 @@ pub use kind::{ErrorCode, Kind, is_reserved};
 pub const TYPE_BYTES_MAX: usize = 128;
 
 /// One or more complete unmasked WebSocket frames (RFC 6455 §5.2), ready to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame(pub Bytes);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame(#[serde(with = "latin1")] pub Bytes);
 
 /// Why a connection is closed (RFC 6455 §7.4; 4xxx are this service's own).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u16)]
 pub enum CloseCode {
     /// The peer closed normally.
