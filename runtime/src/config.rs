@@ -60,10 +60,21 @@ pub struct Config {
     pub drain_delay: Duration,
     /// `DRAIN_TIMEOUT`
     pub drain_timeout: Duration,
+    /// None without `RECORD_DIR`.
+    pub record: Option<RecordConfig>,
     /// `LOG_LEVEL`, as a `tracing_subscriber` filter
     pub log_level: String,
     /// `LOG_FORMAT` is `json`, not `text`
     pub log_json: bool,
+}
+
+/// What is recorded.
+#[derive(Clone, Debug)]
+pub struct RecordConfig {
+    /// `RECORD_DIR`
+    pub dir: PathBuf,
+    /// `RECORD_BYTES`, of each file
+    pub file_bytes_max: usize,
 }
 
 /// What concerns WebSockets.

@@ -34,6 +34,7 @@ pub mod net;
 pub mod outbox;
 #[cfg(planted_bugs)]
 pub mod planted;
+pub mod record;
 pub mod server;
 pub mod service;
 pub mod socket;

@@ -29,6 +29,7 @@ use realtime_core::{
     rng::Rng,
     stream::StreamName,
     time::Instant,
+    transcript::{Recorded, Sink},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -44,6 +45,7 @@ use crate::{
     broker::{BrokerError, Item, ProbesSent, SharedBroker},
     clock::Clock,
     entropy,
+    record::Recorder,
 };
 
 /// What other threads tell the relay thread.
@@ -129,7 +131,7 @@ pub struct LinkHealth {
 /// Runs the relay until every sender of `commands` is gone.
 ///
 /// `boot` names the instance, `workers` are the queues of the shards, in the order of their ids.
-/// `seed` is for jitter.
+/// `seed` is for jitter, `record` takes the relay's transcript.
 ///
 /// # Panics
 /// If there are not as many workers as `limits` says.
@@ -142,9 +144,10 @@ pub async fn run(
     mut commands: mpsc::Receiver<LinkCommand>,
     workers: Vec<mpsc::Sender<ToShard>>,
     health: watch::Sender<LinkHealth>,
+    record: Recorder,
 ) {
     assert_eq!(workers.len(), usize::from(limits.workers), "one queue for each worker");
-    let mut link = Link::new(broker, limits, boot, seed, clock, workers, health);
+    let mut link = Link::new(broker, limits, boot, seed, clock, workers, health, record);
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let happened = link.wait(&mut commands, &mut batch).await;
@@ -188,7 +191,7 @@ type Read = Pin<Box<dyn Future<Output = (ReadId, Option<History>)> + Send>>;
 struct Link {
     broker: SharedBroker,
     clock: Clock,
-    relay: Relay,
+    relay: Recorded<Relay, Box<dyn Sink + Send>>,
     actions: Vec<Action>,
     connection: Connection,
     prober: Prober,
@@ -222,12 +225,13 @@ impl Link {
         clock: Clock,
         workers: Vec<mpsc::Sender<ToShard>>,
         health: watch::Sender<LinkHealth>,
+        record: Recorder,
     ) -> Self {
         let mut rng = Rng::new(seed);
         let now = clock.now();
         health.send_modify(|health| health.away_since = Some(now));
         Self {
-            relay: Relay::new(limits, boot, rng.next(), now),
+            relay: Recorded::relay(limits, boot, rng.next(), now, record),
             actions: Vec::new(),
             connection: Connection::new(broker.clone(), rng.next(), now),
             prober: Prober::new(broker.clone(), rng.next()),

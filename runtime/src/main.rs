@@ -18,6 +18,7 @@ use realtime_runtime::{
     config::{Config, ConfigError, Keys, unknown_variables},
     log,
     net::TokioNet,
+    record,
     server::{self, Addresses, Spawn},
     token::{self, Grant},
 };
@@ -62,6 +63,8 @@ fn serve() -> Outcome {
         warn!("{warning}");
     }
     let demo = config.keys.secret_is_random.then(|| demo_token(&config.keys)).flatten();
+    let recorders =
+        record::to_files(config.record.clone()).map_err(|error| format!("RECORD_DIR: {error}"))?;
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let shutdown = shutdown_signals()?;
         let listening = |addresses: Addresses| {
@@ -70,7 +73,7 @@ fn serve() -> Outcome {
                 let _unseen = say(&demonstration(&addresses, &token));
             }
         };
-        Ok(server::run::<TokioNet>(config, Spawn::Threads, shutdown, listening).await?)
+        Ok(server::run::<TokioNet>(config, Spawn::Threads, &recorders, shutdown, listening).await?)
     })
 }
 

@@ -27,6 +27,7 @@ use crate::{
     entropy,
     link::{self, LinkCommand, LinkHealth},
     net::{Listener, Net},
+    record::{Recorder, Recorders},
     service::{self, Handoff, Phase, Service},
     worker::{self, Census, Setup, WorkerCommand},
 };
@@ -84,17 +85,18 @@ pub enum ServerError {
 }
 
 /// Runs an instance until `shutdown` brings a first message and everything is drained, or a second
-/// one. `listening` is called once everything is bound.
+/// one. `listening` is called once everything is bound, `record` for each machine before.
 ///
 /// # Errors
 /// Something could not be started, or broke, or the drain was cut short.
 pub async fn run<N: Net>(
     config: Config,
     spawn: Spawn,
+    record: Recorders<'_>,
     mut shutdown: mpsc::Receiver<()>,
     listening: impl FnOnce(Addresses),
 ) -> Result<(), ServerError> {
-    let (mut instance, addresses) = Instance::start::<N>(config, spawn).await?;
+    let (mut instance, addresses) = Instance::start::<N>(config, spawn, record).await?;
     instance.phase.send_replace(Phase::Serving);
     let metrics = addresses.metrics.map(tracing::field::display);
     tracing::info!(http = %addresses.http, grpc = %addresses.grpc, metrics, "listening");
@@ -139,7 +141,11 @@ struct Instance {
 type Part = std::pin::Pin<Box<dyn Future<Output = (String, io::Result<()>)>>>;
 
 impl Instance {
-    async fn start<N: Net>(config: Config, spawn: Spawn) -> Result<(Self, Addresses), ServerError> {
+    async fn start<N: Net>(
+        config: Config,
+        spawn: Spawn,
+        record: Recorders<'_>,
+    ) -> Result<(Self, Addresses), ServerError> {
         let config = Arc::new(config);
         let clock = Clock::new();
         let boot = entropy::fresh_boot_id();
@@ -168,6 +174,7 @@ impl Instance {
             link_commands,
             to_shards,
             health,
+            record(boot, "relay"),
         )?;
         // Clients who came first would only be told to come again. Without Redis they are.
         drop(timeout(BROKER_WAIT, healths.wait_for(|health| health.reachable)).await);
@@ -182,7 +189,7 @@ impl Instance {
             drained,
             phase: phases.clone(),
         };
-        let http = instance.start_workers::<N>(spawn, common, from_link).await?;
+        let http = instance.start_workers::<N>(spawn, common, from_link, record).await?;
         let service = Service {
             config,
             clock,
@@ -206,11 +213,12 @@ impl Instance {
         commands: mpsc::Receiver<LinkCommand>,
         to_shards: Vec<mpsc::Sender<ToShard>>,
         health: watch::Sender<LinkHealth>,
+        record: Recorder,
     ) -> Result<(), ServerError> {
         let limits = relay_limits(&self.config);
         let seed = entropy::random();
         let part = launch(spawn, "relay".into(), move || async move {
-            link::run(broker, limits, boot, seed, clock, commands, to_shards, health).await;
+            link::run(broker, limits, boot, seed, clock, commands, to_shards, health, record).await;
             Ok(())
         })?;
         self.parts.push(part);
@@ -223,6 +231,7 @@ impl Instance {
         spawn: Spawn,
         common: Common<N::Stream>,
         from_link: Vec<mpsc::Receiver<ToShard>>,
+        record: Recorders<'_>,
     ) -> Result<SocketAddr, ServerError> {
         let count = NonZeroU16::new(self.config.workers).unwrap_or(NonZeroU16::MIN);
         let shared = count.get() > 1;
@@ -234,7 +243,8 @@ impl Instance {
         for (index, from_link) in (0..count.get()).zip(from_link) {
             let (commands, worker_commands) = mpsc::channel(WORKER_COMMANDS);
             self.workers.push(commands);
-            let setup = common.setup(WorkerId(index), count, from_link, worker_commands);
+            let record = record(common.boot, &format!("worker-{index}"));
+            let setup = common.setup(WorkerId(index), count, from_link, worker_commands, record);
             let (tell, told) = oneshot::channel();
             let part = launch(spawn, format!("worker {index}"), move || async move {
                 let (listener, addr) = match bind::<N>("HTTP_PORT", addr, shared).await {
@@ -366,6 +376,7 @@ impl<S> Common<S> {
         workers: NonZeroU16,
         from_link: mpsc::Receiver<ToShard>,
         commands: mpsc::Receiver<WorkerCommand>,
+        record: Recorder,
     ) -> Setup<S> {
         Setup {
             id,
@@ -382,6 +393,7 @@ impl<S> Common<S> {
             handoff: self.handoff.clone(),
             drained: self.drained.clone(),
             phase: self.phase.clone(),
+            record,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A worker thread: its sockets, one [`Shard`] that makes the decisions, and the few tasks that
+//! A worker thread: its sockets, one Shard that makes the decisions, and the few tasks that
 //! bring the shard its inputs. Everything lives on one thread, so there is no lock, and no borrow
 //! is held across an await.
 
@@ -16,8 +16,9 @@ use realtime_core::{
     id::{BootId, WorkerId},
     limits::ShardLimits,
     link::ToShard,
-    shard::{Input, Shard, Stats},
+    shard::{Input, Stats},
     stream::StreamName,
+    transcript::Recorded,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -32,6 +33,7 @@ use crate::{
     config::Config,
     link::LinkCommand,
     net::{Listener, Stream},
+    record::Recorder,
     service::{Handoff, Phase},
 };
 
@@ -66,6 +68,8 @@ pub struct Setup<S> {
     pub drained: mpsc::Sender<WorkerId>,
     /// The worker ends with [`Phase::Stopping`].
     pub phase: watch::Receiver<Phase>,
+    /// Takes the transcript of the shard.
+    pub record: Recorder,
 }
 
 /// Serves the connections that `listener` accepts until the instance stops. To be run in a
@@ -74,13 +78,14 @@ pub async fn run<S: Stream>(setup: Setup<S>, listener: impl Listener<Stream = S>
     let Setup { from_link, commands, mut phase, .. } = setup;
     let machine = Rc::new(Machine::new(machine::Parts {
         id: setup.id,
-        shard: Shard::new(
+        shard: Recorded::shard(
             shard_limits(&setup.config, setup.workers),
             setup.seed,
             // Names connections, which must differ from those of the other workers too.
             setup.boot.0.wrapping_add(u64::from(setup.id.0)),
             setup.clock.now(),
             setup.clock.unix(),
+            setup.record,
         ),
         workers: setup.workers,
         config: setup.config,

@@ -11,6 +11,7 @@ pub mod hearing;
 pub mod oracle;
 pub mod plan;
 pub mod random;
+pub mod recording;
 pub mod redis;
 pub mod session;
 pub mod shrink;

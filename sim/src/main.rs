@@ -14,6 +14,7 @@ use std::{
 use lexopt::prelude::*;
 use realtime_sim::{
     plan::Plan,
+    recording,
     tier1::{self, Answer},
     tier2, timeline,
 };
@@ -24,6 +25,7 @@ usage: sim run --seed N [--trace FILE]      one seed; what happens goes to FILE,
        sim twice --seed N                   a seed in two processes; they must not differ
        sim explain --seed N                 the plan that a seed stands for
        sim replay PLAN [--trace FILE]       a plan from a file
+       sim replay-recording FILE or FOLDER  what an instance recorded, through bare machines
        sim shrink --seed N -o PLAN          a smaller plan that fails as the seed does
        sim shrink PLAN -o PLAN              the same for a plan from a file
        sim corpus [FOLDER]                  every plan that once failed
@@ -103,6 +105,7 @@ impl Arguments {
         Ok(match self.command.as_str() {
             "run" => tier1::run(&Plan::from_seed(self.seed()?), trace),
             "replay" => tier1::run(&tier1::read(self.path(0)?)?, trace),
+            "replay-recording" => recording::replay(self.path(0)?),
             "sweep" => self.sweep()?,
             "twice" => tier1::twice(self.seed()?),
             "explain" => (0, tier1::write(&Plan::from_seed(self.seed()?))),

@@ -50,7 +50,7 @@ impl Instance {
         // Queues of one, so that what does not fit is a matter of course.
         let (senders, workers) = (0..2).map(|_| mpsc::channel(1)).unzip();
         let (sender, health) = watch::channel(LinkHealth::default());
-        let running = link::run(broker, limits, boot, 7, clock, receiver, senders, sender);
+        let running = link::run(broker, limits, boot, 7, clock, receiver, senders, sender, None);
         let task = tokio::spawn(running);
         Self { clock, commands, workers, health, task }
     }

@@ -27,6 +27,7 @@ mod messages;
 mod metrics;
 mod outage;
 mod receipts;
+mod recording;
 mod resume;
 mod rooms;
 mod tokens;

@@ -10,7 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, GrpcTls, Keys, RedisConfig, WsConfig, read::Reader, tls::server_tls,
+    Config, ConfigError, GrpcTls, Keys, RecordConfig, RedisConfig, WsConfig, read::Reader,
+    tls::server_tls,
 };
 use crate::{auth::Verifier, broker::Retention};
 
@@ -79,6 +80,8 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("METRICS_MAX_ROOMS", "100"),
     ("DRAIN_DELAY", "5s"),
     ("DRAIN_TIMEOUT", "25s"),
+    ("RECORD_DIR", ""),
+    ("RECORD_BYTES", "256MiB"),
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
 ];
@@ -125,6 +128,12 @@ impl Config {
                 "JWT_SECRET, JWT_PUBLIC_KEY_FILE and JWKS_FILE are not set: every token is refused"
                     .to_owned(),
             );
+        }
+        if let Some(record) = &self.record {
+            warnings.push(format!(
+                "RECORD_DIR is set: who is connected, and all that is sent, goes into files in {}",
+                record.dir.display()
+            ));
         }
         warnings
     }
@@ -183,6 +192,7 @@ fn parse(env: &Reader<'_>, system: &System) -> Result<Config, ConfigError> {
         ready_grace: env.duration("READY_REDIS_GRACE", Duration::ZERO..=minutes(60))?,
         drain_delay: env.duration("DRAIN_DELAY", Duration::ZERO..=minutes(10))?,
         drain_timeout: env.duration("DRAIN_TIMEOUT", Duration::ZERO..=minutes(60))?,
+        record: record(env)?,
         log_level: log_level(env)?,
         log_json: match env.text("LOG_FORMAT").as_deref() {
             Some("json") => true,
@@ -194,6 +204,11 @@ fn parse(env: &Reader<'_>, system: &System) -> Result<Config, ConfigError> {
     payloads_fit(env, &config)?;
     Verifier::new(&config.keys).map_err(|error| env.error(error.variable, error.problem))?;
     Ok(config)
+}
+
+fn record(env: &Reader<'_>) -> Result<Option<RecordConfig>, ConfigError> {
+    let file_bytes_max = env.bytes("RECORD_BYTES", 1 << 10..=MIB << 16)?;
+    Ok(env.path("RECORD_DIR").map(|dir| RecordConfig { dir, file_bytes_max }))
 }
 
 fn bind_address(env: &Reader<'_>) -> Result<IpAddr, ConfigError> {

@@ -98,7 +98,8 @@ async fn a_connection_on_which_no_probe_comes_back_is_replaced_until_one_does() 
     let broker = Deaf::new(clock);
     let (_commands, receiver) = mpsc::channel(1);
     let (sender, mut health) = watch::channel(LinkHealth::default());
-    tokio::spawn(run(broker.clone(), limits(), BootId(1), 7, clock, receiver, vec![], sender));
+    let link = run(broker.clone(), limits(), BootId(1), 7, clock, receiver, vec![], sender, None);
+    tokio::spawn(link);
     health.wait_for(|health| health.reachable).await.unwrap();
     sleep_until(clock.tokio(clock.now() + Duration::from_secs(60))).await;
     assert_eq!(broker.subscriptions.load(Ordering::Relaxed), 1);
@@ -123,7 +124,8 @@ async fn a_connection_is_not_replaced_because_this_thread_was_late() {
     let broker = Deaf::new(clock);
     let (commands, receiver) = mpsc::channel(1);
     let (sender, mut health) = watch::channel(LinkHealth::default());
-    tokio::spawn(run(broker.clone(), limits(), BootId(1), 7, clock, receiver, vec![], sender));
+    let link = run(broker.clone(), limits(), BootId(1), 7, clock, receiver, vec![], sender, None);
+    tokio::spawn(link);
     health.wait_for(|health| health.reachable).await.unwrap();
     broker.deaf.store(true, Ordering::Relaxed);
     let mut lost = broker.lost.subscribe();

@@ -29,7 +29,8 @@ fn with_instance<F: Future<Output = ()>>(
     LocalSet::new().block_on(&runtime, async {
         let (stop, shutdown) = mpsc::channel(2);
         let (tell, told) = oneshot::channel();
-        let instance = run::<TokioNet>(config, spawn, shutdown, |at| tell.send(at).unwrap());
+        let instance =
+            run::<TokioNet>(config, spawn, &|_, _| None, shutdown, |at| tell.send(at).unwrap());
         let test = async { test(told.await.unwrap(), stop).await };
         tokio::join!(instance, test).0
     })
@@ -120,7 +121,7 @@ fn a_port_that_is_taken_is_named() {
         let (_stop, shutdown) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime
-            .block_on(run::<TokioNet>(config, Spawn::Threads, shutdown, |_| ()))
+            .block_on(run::<TokioNet>(config, Spawn::Threads, &|_, _| None, shutdown, |_| ()))
             .unwrap_err()
             .to_string();
         assert!(error.starts_with(&format!("{variable}: can't listen on 127.0.0.1:{port}: ")));

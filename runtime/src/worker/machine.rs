@@ -9,6 +9,7 @@ use realtime_core::{
     link::{ToRelay, ToShard},
     shard::{Action, Actions, Handshake, Input, Shard},
     time::{Instant, UnixMillis},
+    transcript::{Recorded, Sink},
     wire::{CloseCode, Frame, encode},
 };
 use tokio::sync::{Notify, mpsc};
@@ -32,7 +33,7 @@ use crate::{
 /// What a machine is made of.
 pub(super) struct Parts<S> {
     pub(super) id: WorkerId,
-    pub(super) shard: Shard,
+    pub(super) shard: Recorded<Shard, Box<dyn Sink + Send>>,
     pub(super) workers: NonZeroU16,
     pub(super) config: Arc<Config>,
     pub(super) clock: Clock,
@@ -66,7 +67,7 @@ pub(super) struct Machine<S> {
 }
 
 struct State<S> {
-    shard: Shard,
+    shard: Recorded<Shard, Box<dyn Sink + Send>>,
     actions: Actions,
     /// What came up while actions were carried out; handled after them.
     follow_ups: VecDeque<Input<'static>>,

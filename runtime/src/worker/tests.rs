@@ -66,6 +66,7 @@ fn run<F: Future<Output = ()>>(config: impl FnOnce(&mut Config), test: impl FnOn
             handoff,
             drained,
             phase: phases,
+            record: None,
         };
         let worker = tokio::task::spawn_local(super::run(setup, MemoryListener(accepts)));
         let harness = Harness {

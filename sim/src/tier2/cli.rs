@@ -145,12 +145,12 @@ fn one(plan: &Plan, request: &Request, forbid_raw_entropy: fn()) -> Result {
     if let Some(path) = &request.trace {
         fs::write(path, &outcome.trace).map_err(|error| error.to_string())?;
     }
-    let Outcome { hash, heard, acknowledged, wrong, .. } = &outcome;
+    let Outcome { hash, heard, acknowledged, inputs, wrong, .. } = &outcome;
     let seed = plan.seed;
     if wrong.is_empty() {
         return say(&format!(
             "seed {seed}: {hash:016x}, {heard} messages heard, {acknowledged} calls acknowledged, \
-             all as promised"
+             {inputs} inputs replayed, all as promised"
         ));
     }
     Err(format!("seed {seed}: {hash:016x}\n  {}\nagain: {}", wrong.join("\n  "), again(request)))

@@ -12,6 +12,7 @@ use super::{
     net::SimNet,
     plan::{Plan, pod_name},
     trace,
+    twins::Twins,
 };
 
 /// The ways to stop each instance, and who has stopped.
@@ -54,12 +55,18 @@ pub(super) fn config(plan: &Plan, pod: usize) -> Config {
     Config::from_env(&lookup).unwrap_or_else(|error| panic!("the plan configures {error}"))
 }
 
-/// Runs the instance. Once it has stopped it waits to be cleaned up.
-pub(super) async fn run(plan: Rc<Plan>, pod: usize, stops: SharedStops) -> turmoil::Result {
+/// Runs the instance, with twins of its machines. Once it has stopped it waits to be cleaned up.
+pub(super) async fn run(
+    plan: Rc<Plan>,
+    pod: usize,
+    stops: SharedStops,
+    twins: Twins,
+) -> turmoil::Result {
     let (signal, shutdown) = mpsc::channel(2);
     stops.borrow_mut()[pod] = Stop { signal: Some(signal), stopped: false };
     let name = pod_name(pod);
-    server::run::<SimNet>(config(&plan, pod), Spawn::Inline, shutdown, |_| {
+    let record = |_, machine: &str| twins.recorder(format!("{machine} of {name}"));
+    server::run::<SimNet>(config(&plan, pod), Spawn::Inline, &record, shutdown, |_| {
         trace::note(&name, format_args!("\"state\":\"listening\""));
     })
     .await?;

@@ -18,3 +18,4 @@ pub mod run;
 pub mod seam;
 mod trace;
 mod truth;
+mod twins;

@@ -18,6 +18,7 @@ use super::{
     seam,
     trace::{self, Detail},
     truth::Facts,
+    twins::Twins,
 };
 
 /// What came of a run.
@@ -31,6 +32,8 @@ pub struct Outcome {
     pub heard: usize,
     /// Calls that were acknowledged.
     pub acknowledged: usize,
+    /// What the machines were given, and their twins.
+    pub inputs: u64,
     /// What was wrong; empty when everything was as promised.
     pub wrong: Vec<String>,
 }
@@ -50,11 +53,13 @@ fn carry_out(plan: &Plan) -> Outcome {
     trace::begin(plan);
     let mut world = World::new(Rc::new(plan.clone()));
     let ended = world.run();
-    let World { journal, server, .. } = world;
+    let World { journal, server, twins, .. } = world;
     let mut facts = Facts::new(server.borrow().published());
     let journal = journal.borrow();
     let mut wrong = judge(plan, &journal, &mut facts);
     wrong.extend(ended.err());
+    let (inputs, differences) = twins.end();
+    wrong.extend(differences);
     let mut trace = trace::take();
     wrong.extend(trace.errors.iter().map(|line| format!("logged: {line}")));
     let hash = trace::hash(&trace.text);
@@ -64,6 +69,7 @@ fn carry_out(plan: &Plan) -> Outcome {
         hash,
         heard: journal.sessions.iter().map(Session::heard).sum(),
         acknowledged: journal.calls.iter().filter(|call| call.outcome.is_ok()).count(),
+        inputs,
         wrong,
     }
 }
@@ -75,6 +81,7 @@ struct World {
     journal: SharedJournal,
     server: SharedServer,
     stops: SharedStops,
+    twins: Twins,
     /// What is to be done, by time in milliseconds and in order of the plan.
     agenda: BTreeMap<(u64, usize), Step>,
 }
@@ -123,9 +130,12 @@ impl World {
             let server = server.clone();
             sim.host("redis", move || redis_host::serve(server.clone()));
         }
+        let twins = Twins::default();
         for pod in 0..pods {
-            let (plan, stops) = (plan.clone(), stops.clone());
-            sim.host(pod_name(pod), move || host::run(plan.clone(), pod, stops.clone()));
+            let (plan, stops, twins) = (plan.clone(), stops.clone(), twins.clone());
+            sim.host(pod_name(pod), move || {
+                host::run(plan.clone(), pod, stops.clone(), twins.clone())
+            });
         }
         let keys = host::config(&plan, 0).keys;
         for number in 0..plan.clients.len() {
@@ -144,7 +154,7 @@ impl World {
             sim.host("probe", move || probe::run(plan.clone(), journal.clone()));
         }
         let agenda = agenda(&plan);
-        Self { plan, sim, journal, server, stops, agenda }
+        Self { plan, sim, journal, server, stops, twins, agenda }
     }
 
     /// Runs to the end, or to the first host that ends by itself.
