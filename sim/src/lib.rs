@@ -4,7 +4,10 @@
 //! One seed gives one [`Plan`](plan::Plan), one plan gives one run, event by event the same.
 #![forbid(unsafe_code)]
 
+pub mod at;
 pub mod broker;
+pub mod cli;
+mod explain;
 pub mod frames;
 mod generate;
 pub mod hearing;
@@ -15,8 +18,10 @@ pub mod recording;
 pub mod redis;
 pub mod session;
 pub mod shrink;
+mod sweep;
 pub mod tier1;
 pub mod tier2;
 pub mod timeline;
+mod trace;
 pub mod truth;
 pub mod world;

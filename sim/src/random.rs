@@ -2,13 +2,12 @@
 
 use realtime_core::rng::Rng;
 
+use crate::trace::{FNV_BASIS, fnv1a};
+
 /// The generator that `label` names under `seed`.
 pub fn labelled(seed: u64, label: &str) -> Rng {
     // FNV-1a: stable everywhere, and good enough to tell labels apart.
-    let hash = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let mut rng = Rng::new(seed ^ hash);
+    let mut rng = Rng::new(seed ^ fnv1a(FNV_BASIS, label.as_bytes()));
     let start = rng.next();
     Rng::new(start)
 }

@@ -33,7 +33,7 @@ pub fn replay(path: &Path) -> Answer {
 }
 
 fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    if !path.is_dir() {
+    if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path()));

@@ -6,7 +6,6 @@ use std::{
     io::{self, BufWriter},
     ops::Range,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use crate::{
@@ -41,24 +40,17 @@ pub fn run(plan: &Plan, trace: Option<&Path>) -> Answer {
     }
 }
 
-/// Runs many seeds, until one fails or the time is over.
-pub fn sweep(seeds: Range<u64>, is_time_over: &dyn Fn() -> bool) -> Answer {
+/// Runs many seeds, until one fails. `again` is the command that runs a seed again.
+pub fn run_all(seeds: Range<u64>, again: &dyn Fn(u64) -> String) -> Answer {
     let (mut ran, mut received) = (0_u64, 0);
     for seed in seeds {
-        if is_time_over() {
-            break;
-        }
         let outcome = world::run(&Plan::from_seed(seed));
         ran += 1;
         received += outcome.received;
         if let Err(failure) = outcome.verdict {
             let kept = keep(&format!("tier1-{seed}"), &write(&Plan::from_seed(seed)));
-            return (
-                1,
-                format!(
-                    "seed {seed} failed: {failure}\n{kept}\nagain: cargo sim run --seed {seed}\n"
-                ),
-            );
+            let again = again(seed);
+            return (1, format!("seed {seed} failed: {failure}\n{kept}\nagain: {again}\n"));
         }
     }
     (0, format!("{ran} seeds, {received} frames received, all as promised\n"))
@@ -78,43 +70,37 @@ pub fn keep(name: &str, plan: &str) -> String {
     }
 }
 
-/// Runs a seed in two processes, which must write the same bytes.
-pub fn twice(seed: u64) -> Answer {
-    let traced = || {
-        let program = std::env::current_exe()?;
-        let seed = seed.to_string();
-        Command::new(program).args(["run", "--seed", &seed, "--trace", "-"]).output()
-    };
-    match (traced(), traced()) {
-        (Ok(first), Ok(second)) if first.stdout == second.stdout && !first.stdout.is_empty() => {
-            let lines = first.stdout.iter().filter(|byte| **byte == b'\n').count();
-            (0, format!("seed {seed}: {lines} lines, the same both times\n"))
-        }
-        (Ok(first), Ok(second)) => {
-            let lines = first.stdout.split(|byte| *byte == b'\n');
-            let pairs = lines.zip(second.stdout.split(|byte| *byte == b'\n'));
-            let same = pairs.take_while(|(first, second)| first == second).count();
-            (1, format!("seed {seed} differs from line {} on\n", same + 1))
-        }
+/// Says where two traces begin to differ.
+pub fn diff(first: &Path, second: &Path) -> Answer {
+    match (fs::read_to_string(first), fs::read_to_string(second)) {
+        (Ok(one), Ok(other)) => difference(&one, &other),
         (Err(error), _) | (_, Err(error)) => (2, format!("sim: {error}\n")),
     }
 }
 
-/// Says where two traces begin to differ.
-pub fn diff(first: &Path, second: &Path) -> Answer {
-    let (one, other) = match (fs::read_to_string(first), fs::read_to_string(second)) {
-        (Ok(one), Ok(other)) => (one, other),
-        (Err(error), _) | (_, Err(error)) => return (2, format!("sim: {error}\n")),
-    };
+/// The first difference, with what comes before it.
+pub(crate) fn difference(one: &str, other: &str) -> Answer {
     if one == other {
         return (0, "the same\n".to_owned());
     }
-    let pairs = one.lines().zip(other.lines()).enumerate();
-    match pairs.into_iter().find(|(_, (one, other))| one != other) {
-        Some((n, (one, other))) => (1, format!("line {}:\n< {one}\n> {other}\n", n + 1)),
-        None => (1, "one goes on where the other ends\n".to_owned()),
+    let pairs = one.lines().zip(other.lines());
+    let same = pairs.take_while(|(one, other)| one == other).count();
+    let mut text = format!("from line {} on\n", same + 1);
+    for line in one.lines().take(same).skip(same.saturating_sub(CONTEXT_LINES)) {
+        text.push_str(&format!("  {line}\n"));
     }
+    for (mark, trace) in [("<", one), (">", other)] {
+        let mut rest = trace.lines().skip(same).take(CONTEXT_LINES).peekable();
+        if rest.peek().is_none() {
+            text.push_str(&format!("{mark} (the end)\n"));
+        }
+        rest.for_each(|line| text.push_str(&format!("{mark} {line}\n")));
+    }
+    (1, text)
 }
+
+/// Lines before a difference, and of each side behind it.
+const CONTEXT_LINES: usize = 3;
 
 /// Reads a plan.
 pub fn read(path: &Path) -> Result<Plan, String> {
@@ -159,7 +145,7 @@ pub fn corpus(folder: &Path) -> Answer {
     (0, format!("{} plans, all as promised\n", plans.len()))
 }
 
-fn plans(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn plans(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut plans: Vec<_> =
         fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     plans.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
@@ -167,11 +153,16 @@ fn plans(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(plans)
 }
 
-/// Tells which rare situations many seeds reached, how often, and which they never did.
-pub fn reach(seeds: Range<u64>, known: &[&str]) -> Answer {
-    let mut reached: BTreeMap<&str, u64> = known.iter().map(|name| (*name, 0)).collect();
+/// Tells which rare situations many seeds reached, how often, and which they never did. `run` gives
+/// those of a seed.
+pub fn reach(
+    seeds: Range<u64>,
+    known: &[&str],
+    run: &mut dyn FnMut(u64) -> BTreeSet<String>,
+) -> Answer {
+    let mut reached: BTreeMap<_, u64> = known.iter().map(|name| ((*name).to_owned(), 0)).collect();
     for seed in seeds.clone() {
-        for name in world::run(&Plan::from_seed(seed)).reached {
+        for name in run(seed) {
             *reached.entry(name).or_default() += 1;
         }
     }
@@ -183,6 +174,12 @@ pub fn reach(seeds: Range<u64>, known: &[&str]) -> Answer {
     let count = seeds.count();
     text.push_str(&format!("{} of {} never in {count} seeds\n", never.len(), reached.len()));
     (u8::from(!never.is_empty()), text)
+}
+
+/// The rare situations of one seed.
+pub fn reached(seed: u64) -> BTreeSet<String> {
+    let reached = world::run(&Plan::from_seed(seed)).reached;
+    reached.into_iter().map(str::to_owned).collect()
 }
 
 /// Runs seeds for their speed: `cpu_seconds` tells the processor time that was used so far.
@@ -289,15 +286,52 @@ pub const REACHABLE: &[&str] = &[
     "an answer to a join that was given up in its turn",
     "publications coalesced",
     "publications held for a handshake",
+    "relay_gap_filled",
     "relay_head_never_joins_up",
     "relay_head_unreadable",
     "relay_held_overflow",
+    "relay_history_read_again",
     "relay_joined_while_unsubscribing",
     "relay_order_suspect",
     "relay_receipts_full",
     "relay_subscribe_unanswered",
     "relay_unsubscribe_unanswered",
     "relay_worker_full",
+    "relay_worker_not_refed",
+    "relay_worker_refed",
     "the wall clock was stepped",
     "the worker stalled",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rare_situation_that_a_machine_tells_of_is_looked_for() {
+        let core = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../core/src"));
+        let mut told = BTreeSet::new();
+        for folder in ["shard", "relay"] {
+            for entry in fs::read_dir(core.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                let text =
+                    if path.is_dir() { String::new() } else { fs::read_to_string(path).unwrap() };
+                for rest in text.split("Action::Reach(\"").skip(1) {
+                    told.insert(rest.split('"').next().unwrap().to_owned());
+                }
+            }
+        }
+        let known: BTreeSet<_> = REACHABLE.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(told, known);
+    }
+
+    #[test]
+    fn a_difference_is_shown_with_what_comes_before_it() {
+        assert_eq!(difference("a\nb\n", "a\nb\n"), (0, "the same\n".to_owned()));
+        let (code, text) = difference("1\n2\n3\n4\nx\n5\n", "1\n2\n3\n4\ny\n");
+        assert_eq!(code, 1);
+        assert_eq!(text, "from line 5 on\n  2\n  3\n  4\n< x\n< 5\n> y\n");
+        let (_, text) = difference("1\n2\n", "1\n");
+        assert_eq!(text, "from line 2 on\n  1\n< 2\n> (the end)\n");
+    }
+}

@@ -25,7 +25,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use recorded::Recorded;
-pub use replay::{Replay, ReplayError};
+pub use replay::{Machine, Replay, ReplayError};
 
 use crate::{
     id::{BootId, ConnectionId, DeliveryId},

@@ -9,6 +9,7 @@ use super::{FORMAT, First, Given, Origin, Recorded, Sink};
 use crate::{
     relay::{self, Relay},
     shard::{self, Shard},
+    time::Instant,
 };
 
 /// A bare machine that is given what a transcript says, and must write the same transcript, byte
@@ -21,12 +22,32 @@ pub struct Replay {
     given: Option<String>,
     lines: u64,
     inputs: u64,
+    now: Instant,
 }
 
 #[derive(Debug)]
 enum Twin {
     Shard(Box<Recorded<Shard, Written>>),
     Relay(Box<Recorded<Relay, Written>>),
+}
+
+/// A machine of either kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Machine<'a> {
+    /// The client side of a worker.
+    Shard(&'a Shard),
+    /// The cluster side of an instance.
+    Relay(&'a Relay),
+}
+
+impl Machine<'_> {
+    /// A fingerprint of its whole state.
+    pub fn state_hash(self) -> u64 {
+        match self {
+            Self::Shard(shard) => shard.state_hash(),
+            Self::Relay(relay) => relay.state_hash(),
+        }
+    }
 }
 
 /// What the twin has written, and the transcript does not have yet.
@@ -97,12 +118,27 @@ impl Replay {
         Ok(self.inputs)
     }
 
+    /// The bare machine, to be looked at; none before the first line. It has not been given what it
+    /// was not seen to answer.
+    pub fn machine(&self) -> Option<Machine<'_>> {
+        Some(match self.twin.as_ref()? {
+            Twin::Shard(shard) => Machine::Shard(shard),
+            Twin::Relay(relay) => Machine::Relay(relay),
+        })
+    }
+
+    /// When it was given something last, by its own clock.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Gives the machine what is in line `number`.
     fn give(&mut self, given: &str, number: u64) -> Result<(), ReplayError> {
         let Some(twin) = &mut self.twin else { return Ok(()) };
         self.inputs += 1;
         let malformed = |reason| ReplayError::Malformed { line: number, reason };
-        twin.give(given).map_err(|error| malformed(error.to_string()))?;
+        let at = twin.give(given).map_err(|error| malformed(error.to_string()))?;
+        self.now = at.unwrap_or(self.now);
         // What was read must be what was written.
         let echo = self.written().and_then(VecDeque::pop_front).unwrap_or_default();
         same(number, given, &echo)
@@ -136,22 +172,29 @@ impl Twin {
         })
     }
 
-    fn give(&mut self, given: &str) -> serde_json::Result<()> {
+    /// Gives the time of an input.
+    fn give(&mut self, given: &str) -> serde_json::Result<Option<Instant>> {
         // Read in two steps, since an input borrows its texts, which are escaped in the line.
         let value: Value = serde_json::from_str(given)?;
         match self {
             Self::Shard(shard) => match Given::<shard::Input<'_>>::deserialize(&value)? {
-                Given::Input { at, input } => shard.handle(at, input, &mut Default::default()),
+                Given::Input { at, input } => {
+                    shard.handle(at, input, &mut shard::Actions::default());
+                    Ok(Some(at))
+                }
                 Given::Walk { delivery, at_most } => {
                     shard.next_members(delivery, at_most, &mut Vec::new());
+                    Ok(None)
                 }
             },
             Self::Relay(relay) => match Given::<relay::Input>::deserialize(&value)? {
-                Given::Input { at, input } => relay.handle(at, input, &mut Vec::new()),
-                Given::Walk { .. } => {}
+                Given::Input { at, input } => {
+                    relay.handle(at, input, &mut Vec::new());
+                    Ok(Some(at))
+                }
+                Given::Walk { .. } => Ok(None),
             },
         }
-        Ok(())
     }
 }
 

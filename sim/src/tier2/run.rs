@@ -2,10 +2,12 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::{Duration, UNIX_EPOCH},
 };
+
+use realtime_core::time::Instant;
 
 use super::{
     client::Client,
@@ -18,13 +20,14 @@ use super::{
     seam,
     trace::{self, Detail},
     truth::Facts,
-    twins::Twins,
+    twins::{Played, Twins},
 };
+use crate::at;
 
 /// What came of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// JSON lines.
+    /// JSON lines, without the first one.
     pub trace: Vec<u8>,
     /// Names the trace.
     pub hash: u64,
@@ -34,6 +37,8 @@ pub struct Outcome {
     pub acknowledged: usize,
     /// What the machines were given, and their twins.
     pub inputs: u64,
+    /// Rare situations that they reached.
+    pub reached: BTreeSet<String>,
     /// What was wrong; empty when everything was as promised.
     pub wrong: Vec<String>,
 }
@@ -44,32 +49,52 @@ pub struct Outcome {
 /// # Panics
 /// When the service does, or when the plan can't be carried out.
 pub fn run(plan: &Plan, full: bool) -> Outcome {
+    begun(plan, full, || carry_out(plan))
+}
+
+/// Carries out `plan` until its trace has `line` lines, and tells how the machines are then, to the
+/// end of the tick.
+///
+/// # Panics
+/// See [`run`].
+pub fn look(plan: &Plan, full: bool, line: u64, with_everything: bool) -> String {
+    begun(plan, full, || {
+        let mut world = World::new(Rc::new(plan.clone()));
+        let ended = world.run(line);
+        let now = Instant(trace::now_us() * 1_000);
+        let mut text = String::new();
+        world.twins.show(|machines| text = at::describe(now, machines, with_everything));
+        // What there is then is of interest all the same.
+        text + &ended.err().map(|error| error + "\n").unwrap_or_default()
+    })
+}
+
+fn begun<T>(plan: &Plan, full: bool, run: impl FnOnce() -> T) -> T {
     seam::begin(plan.seed);
     let detail = if full { Detail::Full } else { Detail::Normal };
-    tracing::dispatcher::with_default(&trace::collector(detail), || carry_out(plan))
+    tracing::dispatcher::with_default(&trace::collector(detail), run)
 }
 
 fn carry_out(plan: &Plan) -> Outcome {
-    trace::begin(plan);
     let mut world = World::new(Rc::new(plan.clone()));
-    let ended = world.run();
+    let ended = world.run(u64::MAX);
     let World { journal, server, twins, .. } = world;
     let mut facts = Facts::new(server.borrow().published());
     let journal = journal.borrow();
     let mut wrong = judge(plan, &journal, &mut facts);
     wrong.extend(ended.err());
-    let (inputs, differences) = twins.end();
+    let Played { inputs, reached, wrong: differences } = twins.end();
     wrong.extend(differences);
     let mut trace = trace::take();
     wrong.extend(trace.errors.iter().map(|line| format!("logged: {line}")));
-    let hash = trace::hash(&trace.text);
-    trace.end(hash, &wrong);
+    let hash = trace.end(&wrong);
     Outcome {
         trace: trace.text,
         hash,
         heard: journal.sessions.iter().map(Session::heard).sum(),
         acknowledged: journal.calls.iter().filter(|call| call.outcome.is_ok()).count(),
         inputs,
+        reached,
         wrong,
     }
 }
@@ -157,9 +182,11 @@ impl World {
         Self { plan, sim, journal, server, stops, twins, agenda }
     }
 
-    /// Runs to the end, or to the first host that ends by itself.
-    fn run(&mut self) -> Result<(), String> {
-        while self.sim.elapsed() < Duration::from_millis(self.plan.end_ms) {
+    /// Runs to the end, to the first host that ends by itself, or until there are `lines` in the
+    /// trace.
+    fn run(&mut self, lines: u64) -> Result<(), String> {
+        let end = Duration::from_millis(self.plan.end_ms);
+        while self.sim.elapsed() < end && trace::lines() < lines {
             seam::set_elapsed(self.sim.elapsed());
             let now_ms = u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX);
             while let Some(entry) = self.agenda.first_entry() {
@@ -173,6 +200,7 @@ impl World {
             }
             self.bury_the_stopped(now_ms);
             self.sim.step().map_err(|error| format!("a host ended: {error}"))?;
+            trace::add_states(|| self.twins.states());
         }
         Ok(())
     }

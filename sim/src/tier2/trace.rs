@@ -16,7 +16,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::{plan::Plan, seam};
+use super::seam;
+use crate::trace::{self, FNV_BASIS, STATES_EVERY, fnv1a};
 
 /// How much a trace contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,15 +28,26 @@ pub(super) enum Detail {
     Full,
 }
 
-/// The trace of a run.
-#[derive(Debug, Default)]
+/// The trace of a run, without its first line.
+#[derive(Debug)]
 pub(super) struct Trace {
     /// The lines.
     pub(super) text: Vec<u8>,
-    /// How many there are.
+    /// How many there are, with the first one.
     lines: u64,
+    /// Names all of them.
+    hash: u64,
+    /// From how many on the states of the machines are due.
+    due: u64,
     /// Lines at ERROR, which no run may have.
     pub(super) errors: Vec<String>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        let (text, errors) = (Vec::new(), Vec::new());
+        Self { text, lines: 1, hash: FNV_BASIS, due: STATES_EVERY, errors }
+    }
 }
 
 thread_local! {
@@ -45,27 +57,41 @@ thread_local! {
 impl Trace {
     /// Adds a line.
     fn push(&mut self, line: &str) {
-        self.text.extend_from_slice(line.as_bytes());
-        self.text.push(b'\n');
+        self.add(format!("{line}\n").as_bytes());
+    }
+
+    /// Adds a line that ends with a line feed.
+    fn add(&mut self, line: &[u8]) {
+        self.hash = fnv1a(self.hash, line);
+        self.text.extend_from_slice(line);
         self.lines += 1;
     }
 
-    /// Adds what came of the run.
-    pub(super) fn end(&mut self, hash: u64, wrong: &[String]) {
+    /// Adds what came of the run. Gives the hash of all before that.
+    pub(super) fn end(&mut self, wrong: &[String]) -> u64 {
+        let hash = self.hash;
         for wrong in wrong {
             self.push(&format!(r#"{{"wrong":{}}}"#, Value::from(wrong.as_str())));
         }
-        let verdict = wrong.first().map_or("passed", String::as_str);
-        self.push(&format!(r#"{{"hash":"{hash:016x}","verdict":{}}}"#, Value::from(verdict)));
+        self.push(&trace::verdict(hash, wrong.first().map_or("passed", String::as_str)));
+        hash
     }
 }
 
-/// Writes down what will be done.
-pub(super) fn begin(plan: &Plan) {
-    let plan = serde_json::to_string(plan).expect("a plan is plain data");
-    let version = env!("CARGO_PKG_VERSION");
-    let line = format!(r#"{{"version":"{version}","tier":2,"plan":{plan}}}"#);
-    TRACE.with_borrow_mut(|trace| trace.push(&line));
+/// Adds the states of all machines, if they are due.
+pub(super) fn add_states(states: impl FnOnce() -> Vec<(String, u64)>) {
+    TRACE.with_borrow_mut(|trace| {
+        if trace.lines >= trace.due {
+            trace.due = trace.lines + STATES_EVERY;
+            let line = trace::states(trace.lines, trace.hash, &states());
+            trace.push(&line);
+        }
+    });
+}
+
+/// How many lines there are.
+pub(super) fn lines() -> u64 {
+    TRACE.with_borrow(|trace| trace.lines)
 }
 
 /// Adds a line about a host, or about all of them when it has no name: the fields of a JSON object.
@@ -90,15 +116,13 @@ pub(super) fn take() -> Trace {
     TRACE.take()
 }
 
-/// The lines so far, after a panic: none when it happened while a line was written.
-pub(super) fn salvage() -> Vec<u8> {
-    TRACE.with(|trace| trace.try_borrow().map(|trace| trace.text.clone()).unwrap_or_default())
-}
-
-/// Names the bytes of a trace.
-pub(super) fn hash(text: &[u8]) -> u64 {
-    text.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+/// The trace so far, after a panic, which is its verdict: nothing when that happened while a line
+/// was written.
+pub(super) fn salvage(panic: &str) -> Vec<u8> {
+    TRACE.with(|trace| {
+        let Ok(mut trace) = trace.try_borrow_mut() else { return Vec::new() };
+        trace.end(&[format!("panic: {panic}")]);
+        std::mem::take(&mut trace.text)
     })
 }
 
@@ -200,8 +224,7 @@ impl io::Write for Lines {
     /// Is given one line at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         TRACE.with_borrow_mut(|trace| {
-            trace.text.extend_from_slice(line);
-            trace.lines += 1;
+            trace.add(line);
             if line.windows(ERROR.len()).any(|window| window == ERROR) {
                 trace.errors.push(String::from_utf8_lossy(line).trim_end().to_owned());
             }

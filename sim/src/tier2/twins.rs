@@ -2,12 +2,14 @@
 //! proof that an instance decides nothing itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use realtime_core::transcript::{Replay, ReplayError, Sink};
 use realtime_runtime::record::Recorder;
+
+use crate::at::Seen;
 
 /// All of them. Machines live in threads elsewhere, so it can be sent, too.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +20,18 @@ struct Inner {
     made: u64,
     /// Those of living machines, by when they were made.
     living: BTreeMap<u64, (String, Replay)>,
-    wrong: Vec<String>,
-    inputs: u64,
+    played: Played,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Played {
+    /// What they have been given altogether.
+    pub(super) inputs: u64,
+    /// Rare situations that the machines reached.
+    pub(super) reached: BTreeSet<String>,
+    /// Where twins differed.
+    pub(super) wrong: Vec<String>,
 }
 
 impl Twins {
@@ -32,14 +44,35 @@ impl Twins {
         Some(Box::new(Twin { number, twins: self.clone() }))
     }
 
-    /// What they have been given altogether, and where they differed.
-    pub(super) fn end(&self) -> (u64, Vec<String>) {
+    /// Fingerprints of those of living machines.
+    pub(super) fn states(&self) -> Vec<(String, u64)> {
+        let mut states = Vec::new();
+        self.show(|machines| {
+            let state = |seen: &Seen<'_>| (seen.name.clone(), seen.machine.state_hash());
+            states.extend(machines.iter().map(state));
+        });
+        states
+    }
+
+    /// Shows those of living machines.
+    pub(super) fn show(&self, show: impl FnOnce(&[Seen<'_>])) {
+        let inner = self.lock();
+        let machines = inner.living.values();
+        let machines = machines.filter_map(|(name, replay)| {
+            let (name, now) = (name.clone(), replay.now());
+            Some(Seen { name, now, machine: replay.machine()? })
+        });
+        show(&machines.collect::<Vec<_>>());
+    }
+
+    /// The run is over.
+    pub(super) fn end(&self) -> Played {
         let mut inner = self.lock();
         while let Some((number, _)) = inner.living.first_key_value() {
             let number = *number;
             inner.bury(number);
         }
-        (inner.inputs, inner.wrong.clone())
+        inner.played.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -52,13 +85,13 @@ impl Inner {
     fn bury(&mut self, number: u64) {
         let Some((name, replay)) = self.living.remove(&number) else { return };
         match replay.finish() {
-            Ok(inputs) => self.inputs += inputs,
+            Ok(inputs) => self.played.inputs += inputs,
             Err(error) => self.differs(&name, &error),
         }
     }
 
     fn differs(&mut self, name: &str, error: &ReplayError) {
-        self.wrong.push(format!("replay: the twin of {name} differs: {error}"));
+        self.played.wrong.push(format!("replay: the twin of {name} differs: {error}"));
     }
 }
 
@@ -74,10 +107,15 @@ impl Sink for Twin {
         let mut inner = self.twins.lock();
         // One that has differed is gone.
         let Some((_, replay)) = inner.living.get_mut(&self.number) else { return };
-        let error = match str::from_utf8(line) {
-            Ok(line) => replay.line(line).err(),
-            Err(error) => Some(ReplayError::Malformed { line: 0, reason: error.to_string() }),
-        };
+        let line = String::from_utf8_lossy(line);
+        let error = replay.line(&line).err();
+        // Within a text the quotes would be escaped.
+        for rest in line.split("{\"Reach\":\"").skip(1) {
+            let name = rest.split('"').next().unwrap_or_default();
+            if !inner.played.reached.contains(name) {
+                inner.played.reached.insert(name.to_owned());
+            }
+        }
         if let Some(error) = error
             && let Some((name, _)) = inner.living.remove(&self.number)
         {

@@ -10,7 +10,7 @@ use crate::{
 use super::Band;
 
 /// The faults of a plan, as it is written in the first line of a trace.
-pub(super) fn bands(tier: u64, plan: &Value) -> Result<Vec<Band>, String> {
+pub(crate) fn bands(tier: u64, plan: &Value) -> Result<Vec<Band>, String> {
     let read = if tier == 1 { of_tier_1 } else { of_tier_2 };
     read(plan.clone()).map_err(|error| format!("the plan of the trace: {error}"))
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::Serialize;
 use serde_json::Value;
 
+pub(crate) use faults::bands;
 use line::Line;
 
 /// The page of a trace.
@@ -59,11 +60,11 @@ struct PageBand<'a> {
 
 /// A fault, and whom it hits.
 #[derive(Debug, PartialEq, Eq)]
-struct Band {
-    name: String,
-    hosts: Vec<String>,
-    from_ms: u64,
-    to_ms: u64,
+pub(crate) struct Band {
+    pub(crate) name: String,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) from_ms: u64,
+    pub(crate) to_ms: u64,
 }
 
 /// What has been read so far.
@@ -107,7 +108,7 @@ impl Picture {
             let tier = line.integer("tier").unwrap_or_default();
             self.title = format!("tier {tier}, seed {}", plan["seed"]);
             self.quiet_ms = plan["quiet_ms"].as_u64().unwrap_or_default();
-            self.bands = faults::bands(tier, plan)?;
+            self.bands = bands(tier, plan)?;
         } else if let Some(verdict) = line.text("verdict") {
             verdict.clone_into(&mut self.verdict);
         } else if line.get("at").is_some() {

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fmt::Debug};
 
+use realtime_core::transcript::Machine;
+
 use crate::{
+    at::Seen,
     oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers},
     plan::{Knobs, Plan, Trouble},
     session::Stage,
@@ -101,19 +104,26 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    /// Fingerprints of all machines.
-    pub(super) fn states(&self) -> Vec<(String, u64)> {
+    /// All machines, by name.
+    pub(super) fn machines(&self) -> Vec<Seen<'_>> {
         let lives = self.instances.iter().filter_map(|instance| instance.life.as_ref());
-        let mut states = Vec::new();
+        let (now, mut machines) = (self.now, Vec::new());
         for life in lives {
             let (instance, boot) = life.id;
-            states.push((format!("relay {instance}.{boot}"), life.relay.state_hash()));
+            let (name, machine) = (format!("relay {instance}.{boot}"), Machine::Relay(&life.relay));
+            machines.push(Seen { name, now, machine });
             for (worker, host) in life.hosts.iter().enumerate() {
                 let name = format!("shard {instance}.{boot}.{worker}");
-                states.push((name, host.shard.state_hash()));
+                machines.push(Seen { name, now, machine: Machine::Shard(&host.shard) });
             }
         }
-        states
+        machines
+    }
+
+    /// Fingerprints of all machines.
+    pub(super) fn states(&self) -> Vec<(String, u64)> {
+        let state = |seen: Seen<'_>| (seen.name, seen.machine.state_hash());
+        self.machines().into_iter().map(state).collect()
     }
 
     /// A fingerprint of the whole run.

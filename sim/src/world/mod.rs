@@ -12,7 +12,7 @@ mod trace;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
-    io::Write,
+    io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -27,6 +27,7 @@ use realtime_core::{
 };
 
 use crate::{
+    at::Seen,
     broker::{Broker, Link},
     oracle::{
         Failure, Verdict, acks::Acks, drain::Drains, jitter::Spread, receipts::Receipts, work::Work,
@@ -78,6 +79,17 @@ pub fn run_traced(plan: &Plan, trace: Option<&mut dyn Write>) -> Outcome {
         reached: world.reached,
         verdict,
     }
+}
+
+/// Shows the machines at the moment when a trace of the run has `line` lines, or where the run ends
+/// before.
+pub fn look(plan: &Plan, line: u64, show: &mut dyn FnMut(Instant, &[Seen<'_>])) {
+    let mut nowhere = io::sink();
+    let mut world = World::new(plan, Trace::new(Some(&mut nowhere)));
+    world.until = line;
+    // Also when it ends by a panic, or a broken promise.
+    _ = catch_unwind(AssertUnwindSafe(|| world.run()));
+    show(world.now, &world.machines());
 }
 
 /// Something that happens at a time.
@@ -193,6 +205,8 @@ struct World<'a, 'b> {
     refetches: Spread,
     work: Work,
     trace: Trace<'b>,
+    /// The run ends when its trace has so many lines.
+    until: u64,
     hash: u64,
     inputs: u64,
     received: u64,
@@ -235,6 +249,7 @@ impl<'a, 'b> World<'a, 'b> {
             refetches: Spread::new(6),
             work: Work::default(),
             trace,
+            until: u64::MAX,
             hash: 0,
             inputs: 0,
             received: 0,
@@ -279,6 +294,9 @@ impl<'a, 'b> World<'a, 'b> {
             self.trace.event(at, &event, route);
             let happened = self.happen(event);
             happened.and_then(|()| self.carry_on()).map_err(|error| error.at(format!("{at:?}")))?;
+            if self.trace.lines() >= self.until {
+                return Ok(());
+            }
             if self.trace.is_due() {
                 let states = self.states();
                 self.trace.states(self.hash, &states);

@@ -5,7 +5,11 @@ use std::io::Write;
 
 use realtime_core::time::Instant;
 
-use crate::{oracle::Verdict, plan::Plan};
+use crate::{
+    oracle::Verdict,
+    plan::Plan,
+    trace::{self, Header, STATES_EVERY},
+};
 
 use super::{Event, route::Route};
 
@@ -13,20 +17,18 @@ use super::{Event, route::Route};
 pub(super) struct Trace<'a> {
     out: Option<&'a mut dyn Write>,
     lines: u64,
+    /// From how many on the states of the machines are due.
+    due: u64,
 }
 
 impl<'a> Trace<'a> {
     pub(super) fn new(out: Option<&'a mut dyn Write>) -> Self {
-        Self { out, lines: 0 }
+        Self { out, lines: 0, due: STATES_EVERY }
     }
 
     pub(super) fn begin(&mut self, plan: &Plan) {
         if self.out.is_some() {
-            let plan = serde_json::to_string(plan).expect("a plan is plain data");
-            self.line(&format!(
-                r#"{{"version":"{}","tier":1,"plan":{plan}}}"#,
-                env!("CARGO_PKG_VERSION")
-            ));
+            self.line(&Header::new(1, plan.seed, true, plan).line());
         }
     }
 
@@ -61,25 +63,24 @@ impl<'a> Trace<'a> {
         self.line(&format!(r#"{{"n":{n},"at":{}{way},"{what}":{text}}}"#, at.0));
     }
 
+    /// How many there are.
+    pub(super) fn lines(&self) -> u64 {
+        self.lines
+    }
+
     /// Whether it is time to write down the states of the machines.
     pub(super) fn is_due(&self) -> bool {
-        self.out.is_some() && self.lines % STATES_EVERY < STATES_NEAR
+        self.out.is_some() && self.lines >= self.due
     }
 
     pub(super) fn states(&mut self, hash: u64, states: &[(String, u64)]) {
-        let states: Vec<_> =
-            states.iter().map(|(name, hash)| format!(r#""{name}":"{hash:016x}""#)).collect();
-        let n = self.lines;
-        self.line(&format!(
-            r#"{{"n":{n},"hash":"{hash:016x}","states":{{{}}}}}"#,
-            states.join(",")
-        ));
+        self.due = self.lines + STATES_EVERY;
+        self.line(&trace::states(self.lines, hash, states));
     }
 
     pub(super) fn end(&mut self, hash: u64, verdict: &Verdict) {
         let verdict = verdict.as_ref().map_or_else(ToString::to_string, |()| "passed".to_owned());
-        let verdict = serde_json::to_string(&verdict).expect("a text");
-        self.line(&format!(r#"{{"hash":"{hash:016x}","verdict":{verdict}}}"#));
+        self.line(&trace::verdict(hash, &verdict));
     }
 
     fn line(&mut self, text: &str) {
@@ -90,9 +91,3 @@ impl<'a> Trace<'a> {
         }
     }
 }
-
-/// Lines from one record of the machines' states to the next.
-const STATES_EVERY: u64 = 1_000;
-
-/// An event writes some lines, and the record comes after the event.
-const STATES_NEAR: u64 = 4;
