@@ -72,6 +72,8 @@ pub struct RelayLimits {
     /// Reads of one head that may fail to join up with what arrives meanwhile. After that many the
     /// stream goes on from what arrived last, and members are told that something may be missing.
     pub head_reads_max: u32,
+    /// Time in which each stream is compared with the broker once.
+    pub position_check: Duration,
     /// How long to wait for the confirmation of a subscription before asking again.
     pub subscribe_timeout: Duration,
     /// Largest body accepted from an ingress channel, in bytes.

@@ -26,6 +26,8 @@ pub const NAMES: &[&str] = &[
     "drop on a full hand-off without a mark",
     "deliver twice to a user's other worker",
     "fill no gap",
+    "compare no stream with the broker",
+    "compare only what is ahead",
     "leave out the first missed one",
     "resume what is excluded",
     "wait for receipts for ever",

@@ -43,6 +43,9 @@ pub struct Config {
     pub memory_broker_bytes_max: usize,
     /// `HISTORY_*`, `POSITION_TTL`, `LATEST_TTL`, `IDEMPOTENCY_TTL`
     pub retention: Retention,
+    /// `POSITION_CHECK`, but at most half of `POSITION_TTL`: in this time each stream is compared
+    /// with the broker once.
+    pub position_check: Duration,
     /// `DELIVERY_LATEST`: event types, beside `booking:queue_position`, of which only the newest
     /// value matters.
     pub latest_types: Vec<String>,
@@ -50,7 +53,7 @@ pub struct Config {
     pub ingress: bool,
     /// `RECEIPT_TIMEOUT`
     pub receipt_timeout: Duration,
-    /// `ACK_TIMEOUT`: without effect until acknowledgements are matched with calls.
+    /// `ACK_TIMEOUT`
     pub ack_timeout: Duration,
     /// `MAX_PAYLOAD_SIZE`, bytes
     pub payload_bytes_max: usize,

@@ -22,7 +22,7 @@ use futures_util::{
     stream::{FuturesUnordered, StreamExt},
 };
 use realtime_core::{
-    id::{BootId, Mid, ReadId, WorkerId},
+    id::{BootId, CheckId, Mid, Position, ReadId, WorkerId},
     limits::RelayLimits,
     link::{ToRelay, ToShard},
     relay::{Action, Destination, History, Input, Peer, Relay, RelayStats},
@@ -157,6 +157,9 @@ pub async fn run(
             Happened::Commands(_) => batch.drain(..).for_each(|command| link.command(now, command)),
             Happened::Changed(change) => link.changed(now, change),
             Happened::Read(read, history) => link.feed(now, Input::Read { read, history }),
+            Happened::Compared(check, heads) => {
+                link.feed(now, Input::Compared { check, heads });
+            }
             Happened::ProbeSent(result) => {
                 let verdict = link.prober.on_sent(result, now);
                 link.judge(now, verdict);
@@ -177,6 +180,7 @@ enum Happened {
     Commands(usize),
     Changed(Change),
     Read(ReadId, Option<History>),
+    Compared(CheckId, Heads),
     ProbeSent(Result<ProbesSent, BrokerError>),
     /// Another instance was told something.
     Told,
@@ -184,6 +188,10 @@ enum Happened {
 }
 
 type Tell = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+type Heads = Option<Vec<Option<Position>>>;
+
+type Compare = Pin<Box<dyn Future<Output = (CheckId, Heads)> + Send>>;
 
 type Read = Pin<Box<dyn Future<Output = (ReadId, Option<History>)> + Send>>;
 
@@ -208,6 +216,8 @@ struct Link {
     reads: FuturesUnordered<Read>,
     /// Those that wait for their turn: at most one a stream.
     waiting_reads: VecDeque<(ReadId, StreamName, Option<u64>)>,
+    /// Comparisons of streams on their way: the relay has one at a time for each connection.
+    compares: FuturesUnordered<Compare>,
     /// Confirmed subscriptions of the present connection.
     subscriptions: u64,
     /// The log has said that the broker is away.
@@ -242,6 +252,7 @@ impl Link {
             leaving: None,
             reads: FuturesUnordered::new(),
             waiting_reads: VecDeque::new(),
+            compares: FuturesUnordered::new(),
             subscriptions: 0,
             away_told: false,
             report_due: now,
@@ -274,6 +285,7 @@ impl Link {
             count = commands.recv_many(batch, BATCH) => Happened::Commands(count),
             change = self.connection.change() => Happened::Changed(change),
             Some((read, history)) = self.reads.next() => Happened::Read(read, history),
+            Some((check, heads)) = self.compares.next() => Happened::Compared(check, heads),
             Some(()) = self.tells.next() => Happened::Told,
             result = self.prober.sent() => Happened::ProbeSent(result),
             () = sleep_until(self.clock.tokio(wake)) => Happened::TimePassed,
@@ -453,6 +465,7 @@ impl Link {
             Action::Read { read, stream, after } => {
                 self.waiting_reads.push_back((read, stream, after));
             }
+            Action::Compare { check, streams } => self.compare(check, streams),
             Action::Receipt { mid, recipients, instances, complete, acknowledged } => {
                 if let Some(receipt) = self.receipts.remove(&mid) {
                     let counted = Receipt { recipients, instances, complete, acknowledged };
@@ -477,6 +490,17 @@ impl Link {
             if let Err(BrokerError(reason)) = broker.tell(to, bytes).await {
                 tracing::debug!(reason, ?to, "an instance can't be told");
             }
+        }));
+    }
+
+    fn compare(&self, check: CheckId, streams: Vec<StreamName>) {
+        let broker = self.broker.clone();
+        self.compares.push(Box::pin(async move {
+            let heads = broker.heads(streams).await;
+            if let Err(BrokerError(reason)) = &heads {
+                tracing::debug!(reason, "streams can't be compared");
+            }
+            (check, heads.ok())
         }));
     }
 

@@ -470,6 +470,7 @@ fn relay_limits(config: &Config) -> RelayLimits {
         held_bytes_max: HELD_BYTES,
         expected_max: EXPECTED,
         head_reads_max: HEAD_READS,
+        position_check: config.position_check,
         subscribe_timeout: SUBSCRIBE_TIMEOUT,
         ingress_bytes_max: config.payload_bytes_max,
     }

@@ -34,6 +34,10 @@ impl Plan {
         if histories.below(4) == 0 {
             knobs.history = [1, 3, 10][index(histories.below(3))];
         }
+        let mut checks = labelled(seed, "knobs/checks");
+        if checks.below(2) == 0 {
+            knobs.check_ms = [500, 2_000, 10_000][index(checks.below(3))];
+        }
         let is_calm = rng.below(4) == 0;
         if is_calm {
             knobs.calm();
@@ -78,7 +82,7 @@ impl Plan {
         let mut plan = Self {
             seed,
             clients,
-            publishes: publishes(&mut labelled(seed, "publish"), scale),
+            publishes: publishes(&mut labelled(seed, "publish"), scale, knobs.check_ms > 0),
             faults: Vec::new(),
             instances: starts,
             knobs,
@@ -127,6 +131,7 @@ fn knobs(rng: &mut Rng) -> Knobs {
         expected: small(odd(usual.expected.into(), &[0, 2])),
         head_reads: small(odd(usual.head_reads.into(), &[1])),
         history: usual.history,
+        check_ms: usual.check_ms,
         ping_ms: odd(usual.ping_ms, &[500, 2_000, 5_000]),
         join_timeout_ms: odd(usual.join_timeout_ms, &[3, 100, 500, 500]),
         per_user: small(odd(usual.per_user.into(), &[1, 2])),
@@ -223,7 +228,7 @@ fn step(rng: &mut Rng, at: u64, scale: Scale, kinds: &[u64]) -> Step {
     }
 }
 
-fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
+fn publishes(rng: &mut Rng, scale: Scale, is_compared: bool) -> Vec<PublishPlan> {
     let classes = rng.below(4);
     let excludes = rng.below(2) == 0;
     let durable_of_4 = 1 + rng.below(2);
@@ -252,13 +257,16 @@ fn publishes(rng: &mut Rng, scale: Scale) -> Vec<PublishPlan> {
         })
         .collect();
     publishes.sort_by_key(|publish| publish.at_ms);
+    if is_compared {
+        return publishes;
+    }
     let users = (0..scale.users).map(|n| format!("user:user-{n}"));
     let streams: Vec<String> = (0..scale.rooms)
         .map(|n| format!("event:{n}"))
         .chain(users)
         .chain([String::from("all"), String::from("vip:1")])
         .collect();
-    // What is lost last is only seen when something follows.
+    // What is lost last is only seen when something follows, if streams are not compared.
     for at_ms in [BUSY_MS + 30_000, BUSY_MS + 35_000] {
         for (n, stream) in (0..).zip(&streams) {
             publishes.push(PublishPlan {

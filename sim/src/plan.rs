@@ -49,6 +49,9 @@ pub struct Knobs {
     /// Entries that the history of a stream keeps.
     #[serde(default = "usual_history")]
     pub history: usize,
+    /// Time in which each stream is compared with the broker once; 0 is never.
+    #[serde(default)]
+    pub check_ms: u64,
     /// Silence after which a peer is pinged; it is closed after twice that.
     pub ping_ms: u64,
     /// How long a join may take.
@@ -275,6 +278,7 @@ impl Knobs {
             expected: 1_024,
             head_reads: 3,
             history: usual_history(),
+            check_ms: 0,
             ping_ms: 30_000,
             join_timeout_ms: 5_000,
             per_user: 100,
@@ -285,6 +289,14 @@ impl Knobs {
             walk_chunk: 128,
             to_worker_us: 1_000,
             network_us: 5_000,
+        }
+    }
+
+    /// Time in which each stream is compared with the broker once.
+    pub fn position_check(&self) -> Duration {
+        match self.check_ms {
+            0 => Duration::from_secs(24 * 60 * 60),
+            ms => Duration::from_millis(ms),
         }
     }
 

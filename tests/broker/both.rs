@@ -127,6 +127,23 @@ async fn two_subscribers_see_the_same_order_whoever_publishes() {
 }
 
 #[tokio::test]
+async fn the_heads_of_many_streams_are_read_at_once() {
+    on_both(retention(), async |broker| {
+        broker.publish(publish("event:1", 1)).await.unwrap();
+        broker.publish(publish("event:1", 2)).await.unwrap();
+        broker.read(stream("user:1"), EPOCH, None).await.unwrap();
+        broker.publish(latest("event:3", 3, "queue 9")).await.unwrap();
+        let asked = ["event:1", "user:1", "event:2", "event:3"].map(stream);
+        let heads = broker.heads(asked.to_vec()).await.unwrap();
+        let origin = Position { epoch: EPOCH, offset: 0, mid: Mid(0) };
+        assert_eq!(heads, [Some(position(2, 2)), Some(origin), None, None]);
+        // Nothing was made by looking.
+        assert_eq!(broker.heads(vec![stream("event:2")]).await.unwrap(), [None]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn confirmations_stand_in_order_among_the_publications() {
     on_both(retention(), async |broker| {
         let mut subscription = subscribe(&broker, &["event:1", "event:2"]).await;

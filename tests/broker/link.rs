@@ -42,6 +42,7 @@ impl Instance {
             held_bytes_max: 1 << 20,
             expected_max: 1_000,
             head_reads_max: 3,
+            position_check: Duration::from_secs(300),
             subscribe_timeout: Duration::from_secs(5),
             ingress_bytes_max: 1 << 16,
         };

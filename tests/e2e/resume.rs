@@ -81,6 +81,43 @@ async fn who_was_away_for_longer_than_the_history_reaches_is_told_so() {
 }
 
 #[tokio::test]
+async fn the_last_message_of_a_quiet_stream_is_not_lost_though_nothing_follows() {
+    let redis = Redis::start().await;
+    let setup = Setup::on(&redis).set("POSITION_CHECK", "500ms");
+    let servers = [setup.start().await, setup.start().await];
+    let mut clients = Vec::new();
+    for server in &servers {
+        let mut client = Client::connect(server, &token("a")).await;
+        send(server, 0).await;
+        client.expect("own").await;
+        clients.push(client);
+    }
+    clients[0].expect("own").await;
+    // One more is kept, but its message on Pub/Sub is lost, as if the output buffer was full.
+    let (meta, log) = ("realtime:{user:a}:meta", "realtime:{user:a}:log");
+    let head: String = redis.run(&["GET", meta]);
+    let [epoch, offset, mid, bytes] = head.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let last: String = redis.run(&["LINDEX", log, "-1"]);
+    let body = last.split_once('\n').unwrap().1.replace(r#"{"number":0}"#, r#"{"number":1}"#);
+    let offset = offset.parse::<u64>().unwrap() + 1;
+    let entry = format!("1 D {epoch} {offset} 00000000000000aa {mid}\n{body}");
+    redis.run::<()>(&["RPUSH", log, &entry]);
+    redis.run::<()>(&["SET", meta, &format!("{epoch} {offset} 00000000000000aa {bytes}")]);
+    for client in &mut clients {
+        assert_eq!(client.expect("own").await["payload"]["number"], 1);
+    }
+    // And what follows comes once.
+    send(&servers[0], 2).await;
+    for client in &mut clients {
+        assert_eq!(client.expect("own").await["payload"]["number"], 2);
+        client.assert_quiet().await;
+    }
+    // The comparison has let the numbering live on.
+    let left_ms: u64 = redis.run(&["PTTL", meta]);
+    assert!(left_ms > 23 * 60 * 60 * 1_000, "{left_ms}");
+}
+
+#[tokio::test]
 async fn the_sender_is_left_out_when_it_comes_back() {
     let server = Setup::embedded().start().await;
     let mut client = Client::connect(&server, &token("a")).await;

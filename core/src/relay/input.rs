@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{BootId, Generation, Mid, Position, ReadId, WorkerId},
+    id::{BootId, CheckId, Generation, Mid, Position, ReadId, WorkerId},
     link::{ToRelay, ToShard},
     stream::StreamName,
     time::Instant,
@@ -62,6 +62,14 @@ pub enum Input {
         read: ReadId,
         /// What was read; none when the broker could not say.
         history: Option<History>,
+    },
+    /// `Action::Compare` was carried out.
+    Compared {
+        /// Which one.
+        check: CheckId,
+        /// The place of the newest durable publication of each stream, none for a stream that has
+        /// no numbering; none at all when the broker could not say.
+        heads: Option<Vec<Option<Position>>>,
     },
     /// The service is about to publish and wants to know how many connections were reached. Comes
     /// before the broker is asked to publish.
@@ -197,6 +205,13 @@ pub enum Action {
         complete: bool,
         /// Whether a client has acknowledged it.
         acknowledged: bool,
+    },
+    /// Ask the broker where streams are. To be answered by `Input::Compared`.
+    Compare {
+        /// Names the comparison in the answer.
+        check: CheckId,
+        /// At most 256 streams.
+        streams: Vec<StreamName>,
     },
     /// Publish `bytes` on the channel of `to`. May be lost.
     Tell {

@@ -129,6 +129,7 @@ impl Relay {
         self.link = Some(generation);
         self.outlet.receipts.connect();
         self.pulse.start(turn.now);
+        self.start_checks(turn);
         for index in self.streams.indices() {
             if !planted!("skip resubscribe after reconnect") {
                 self.enqueue(index);
@@ -144,6 +145,7 @@ impl Relay {
         }
         self.outlet.receipts.disconnect(turn);
         self.pulse.stop();
+        self.checks.stop();
         for index in self.streams.indices() {
             if self.streams[index].seats.is_empty() {
                 self.forget(index);

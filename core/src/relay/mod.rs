@@ -2,10 +2,11 @@
 //!
 //! A relay keeps a record of each stream that some worker wants: `interest` brings it from unknown
 //! to subscribed and back, `order` from subscribed to live and keeps its order, `history` fills in
-//! what was missed, `outlet` sends what
-//! comes of it to the workers and bounds what is on its way to them, `receipts` counts whom
-//! publications reached, here and on other instances, of which `peers` knows.
+//! what was missed, `check` finds losses that nothing else shows, `outlet` sends what comes of it
+//! to the workers and bounds what is on its way to them, `receipts` counts whom publications
+//! reached, here and on other instances, of which `peers` knows.
 
+mod check;
 mod history;
 mod input;
 mod interest;
@@ -36,6 +37,7 @@ use crate::{
     wire::decode,
 };
 
+use check::Checks;
 use outlet::{Forward, Outlet};
 use peers::Pulse;
 use stream::Class;
@@ -66,6 +68,7 @@ pub struct Relay {
     timers: BTreeSet<(Instant, StreamIndex)>,
     outlet: Outlet,
     pulse: Pulse,
+    checks: Checks,
 }
 
 /// What is handed down while one input is handled.
@@ -82,6 +85,7 @@ impl Relay {
         Self {
             outlet: Outlet::new(&limits, boot),
             pulse: Pulse::new(limits.workers, now),
+            checks: Checks::new(limits.position_check),
             limits,
             boot,
             link: None,
@@ -133,6 +137,7 @@ impl Relay {
                 }
             }
             Input::Read { read, history } => self.history_read(read, history, turn),
+            Input::Compared { check, heads } => self.compared(check, heads, turn),
             Input::Expected { mid, stream, deadline } => {
                 let max = self.limits.expected_max;
                 if !self.outlet.receipts.expect(mid, stream, deadline, max) {
@@ -154,10 +159,11 @@ impl Relay {
 
     /// When to come back with `Input::TimedOut`; none when nothing is pending.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.next_due().into_iter().chain(self.pulse.next_deadline()).min()
+        let others = [self.pulse.next_deadline(), self.checks.next_deadline()];
+        self.next_due().into_iter().chain(others.into_iter().flatten()).min()
     }
 
-    /// The same, beats apart.
+    /// The same, beats and checks apart.
     fn next_due(&self) -> Option<Instant> {
         let stream = self.timers.first().map(|&(at, _)| at);
         stream.into_iter().chain(self.outlet.receipts.next_deadline()).min()
@@ -174,7 +180,7 @@ impl Relay {
         let streams = self.streams.iter().map(fingerprint::of).fold(0, u64::wrapping_add);
         fingerprint::of(&(
             (self.link, self.newest, self.next_read, self.asked, self.waiting, &self.pulse),
-            (streams, self.rng.clone().next(), self.outlet.fingerprint()),
+            (streams, self.rng.clone().next(), self.outlet.fingerprint(), &self.checks),
         ))
     }
 
@@ -221,6 +227,7 @@ impl Relay {
     fn timed_out(&mut self, turn: &mut Turn<'_>) {
         self.outlet.receipts.expire(turn);
         self.pulse(turn);
+        self.check(turn);
         let due = (turn.now, StreamIndex(u32::MAX));
         let due: Vec<_> = self.timers.range(..=due).copied().collect();
         for (at, index) in due {

@@ -27,6 +27,10 @@ pub struct RelayStats {
     pub gaps_filled: u64,
     /// Total of gaps in streams that could not be filled.
     pub gaps: u64,
+    /// Total of comparisons of a stream with the broker.
+    pub compared: u64,
+    /// Total of those that showed that something was lost.
+    pub compared_unequal: u64,
     /// Total of publications not handed to a worker since its queue was full.
     pub queue_full: u64,
     /// Total of resyncs sent to workers.

@@ -103,6 +103,21 @@ impl Streams {
         occupied.map(|(_, index)| StreamIndex(index)).collect()
     }
 
+    /// Calls `visit` with the streams from a place in the slab on, until it returns false. Gives
+    /// the place to go on at, and whether there may be more from there on.
+    pub(super) fn some_from(
+        &self,
+        place: usize,
+        mut visit: impl FnMut(&Stream) -> bool,
+    ) -> (usize, bool) {
+        for (at, slot) in self.slots.iter().enumerate().skip(place) {
+            if slot.as_ref().is_some_and(|stream| !visit(stream)) {
+                return (at + 1, true);
+            }
+        }
+        (self.slots.len(), false)
+    }
+
     /// All streams, in slab order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
         self.slots.iter().flatten()

@@ -131,6 +131,7 @@ fn life_of_a_relay() -> String {
         held_bytes_max: 1_000,
         expected_max: 10,
         head_reads_max: 3,
+        position_check: Duration::from_secs(300),
         subscribe_timeout: Duration::from_secs(5),
         ingress_bytes_max: 1_000,
     };

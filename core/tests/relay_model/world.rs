@@ -144,6 +144,7 @@ impl World {
             held_bytes_max,
             expected_max: 4,
             head_reads_max: 3,
+            position_check: Duration::from_secs(30),
             subscribe_timeout: SUBSCRIBE_TIMEOUT,
             ingress_bytes_max: 1 << 16,
         };
@@ -351,7 +352,7 @@ impl World {
         self.now = end;
     }
 
-    /// Faults end, and everything that is on its way arrives; each stream goes on by one.
+    /// Faults end, and everything that is on its way arrives. Nothing is published any more.
     pub(crate) fn settle(&mut self) {
         self.link_up();
         self.drain();
@@ -359,11 +360,6 @@ impl World {
             self.pass(40_000);
             self.drain();
         }
-        for stream in 0..STREAMS {
-            self.publish(stream, false, false);
-        }
-        self.drain();
-        self.pass(40_000);
     }
 
     pub(crate) fn check_settled(&mut self) {
@@ -381,7 +377,7 @@ impl World {
         self.check_idle();
     }
 
-    /// Nothing is left to be done but the beats.
+    /// Nothing is left to be done but beats and comparisons.
     fn check_idle(&mut self) {
         for _ in 0..3 {
             let due = self.relay.next_deadline().expect("the next beat is due");
@@ -391,6 +387,10 @@ impl World {
             for action in actions {
                 if let Action::ToShard { worker, message: ToShard::Count } = action {
                     self.tell(worker.0, ToRelay::Counted(Box::default()));
+                } else if let Action::Compare { check, streams } = action {
+                    let heads = streams.iter().map(|it| Some(self.streams[index(it)].head()));
+                    let heads = Some(heads.collect());
+                    self.input(Input::Compared { check, heads });
                 } else {
                     let is_beat = matches!(action, Action::Tell { to: Destination::Everyone, .. });
                     assert!(is_beat, "only beats are left, not {action:?}");
@@ -457,6 +457,12 @@ impl World {
                 let link = self.link.as_ref().expect("heads are read while the link is up");
                 assert!(link.confirmed.contains(&stream), "a head is read after the confirmation");
                 self.reads.push_back(Read { id: read, stream, after, answer: None });
+            }
+            Action::Compare { check, streams } => {
+                assert!(self.link.is_some(), "streams are compared while the link is up");
+                let heads = streams.iter().map(|stream| Some(self.streams[index(stream)].head()));
+                let heads = Some(heads.collect());
+                self.input(Input::Compared { check, heads });
             }
             Action::Receipt { mid, recipients, instances, .. } => {
                 assert_eq!(instances, u32::from(recipients > 0), "there is no other instance");

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use realtime_core::{
-    id::Epoch,
+    id::{Epoch, Position},
     relay::{Channel, Destination, History, RunId},
     stream::StreamName,
 };
@@ -97,6 +97,17 @@ impl Broker for MemoryBroker {
         Box::pin(async move {
             let now = self.shared.clock.now();
             Ok(self.shared.state().store.read(&stream, epoch, after, now))
+        })
+    }
+
+    fn heads(
+        &self,
+        streams: Vec<StreamName>,
+    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+        Box::pin(async move {
+            let now = self.shared.clock.now();
+            let store = &mut self.shared.state().store;
+            Ok(streams.iter().map(|stream| store.head(stream, now)).collect())
         })
     }
 

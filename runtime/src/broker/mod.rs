@@ -37,6 +37,13 @@ pub trait Broker: fmt::Debug + Send + Sync {
         after: Option<u64>,
     ) -> BrokerFuture<'_, Result<History, BrokerError>>;
 
+    /// Reads where streams are, and lets their numbering live on as [`Broker::read`] does. None
+    /// where there is none.
+    fn heads(
+        &self,
+        streams: Vec<StreamName>,
+    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>>;
+
     /// Opens a subscription connection, with nothing subscribed but the channels that every
     /// instance reads (control, ingress when enabled, and its own for receipts and probes).
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>>;

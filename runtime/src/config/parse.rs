@@ -72,6 +72,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("HISTORY_BYTES", "1MiB"),
     ("HISTORY_TTL", "10m"),
     ("POSITION_TTL", "24h"),
+    ("POSITION_CHECK", "5m"),
     ("DELIVERY_LATEST", ""),
     ("LATEST_TTL", "10m"),
     ("IDEMPOTENCY_TTL", "5m"),
@@ -183,6 +184,7 @@ fn parse(env: &Reader<'_>, system: &System) -> Result<Config, ConfigError> {
         keys: keys(env, redis.is_some())?,
         redis,
         memory_broker_bytes_max: env.bytes("MEMORY_BROKER_BYTES", MIB..=MIB << 16)?,
+        position_check: position_check(env)?,
         retention: retention(env)?,
         latest_types: latest_types(env)?,
         ingress: env.flag("INGRESS_ENABLED")?,
@@ -445,6 +447,12 @@ fn retention(env: &Reader<'_>) -> Result<Retention, ConfigError> {
         latest_ttl: env.duration("LATEST_TTL", ms(1_000)..=hours(24))?,
         idempotency_ttl: env.duration("IDEMPOTENCY_TTL", ms(1_000)..=hours(24))?,
     })
+}
+
+/// It renews the numbering of streams, which must not expire meanwhile.
+fn position_check(env: &Reader<'_>) -> Result<Duration, ConfigError> {
+    let longest = retention(env)?.position_ttl / 2;
+    Ok(env.duration("POSITION_CHECK", ms(500)..=hours(24))?.min(longest))
 }
 
 fn log_level(env: &Reader<'_>) -> Result<String, ConfigError> {

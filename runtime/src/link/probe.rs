@@ -153,7 +153,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 mod tests {
     use std::sync::Arc;
 
-    use realtime_core::{id::Epoch, stream::StreamName};
+    use realtime_core::{
+        id::{Epoch, Position},
+        stream::StreamName,
+    };
 
     use bytes::Bytes;
     use realtime_core::relay::{Destination, History};
@@ -176,6 +179,13 @@ mod tests {
             _: Epoch,
             _: Option<u64>,
         ) -> BrokerFuture<'_, Result<History, BrokerError>> {
+            Box::pin(pending())
+        }
+
+        fn heads(
+            &self,
+            _streams: Vec<StreamName>,
+        ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
             Box::pin(pending())
         }
 

@@ -47,6 +47,13 @@ impl Broker for Deaf {
         self.inner.read(stream, epoch, after)
     }
 
+    fn heads(
+        &self,
+        streams: Vec<StreamName>,
+    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+        self.inner.heads(streams)
+    }
+
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
         self.inner.subscribe()
@@ -87,6 +94,7 @@ fn limits() -> RelayLimits {
         held_bytes_max: 1 << 16,
         expected_max: 16,
         head_reads_max: 3,
+        position_check: Duration::from_secs(300),
         subscribe_timeout: Duration::from_secs(5),
         ingress_bytes_max: 1 << 16,
     }

@@ -264,7 +264,15 @@ fn streams(families: &mut Families, health: &LinkHealth) {
         "Whether the broker answers probes.",
         health.reachable.into(),
     );
-    let totals: [(&str, &str, u64); 6] = [
+    for (name, help, value) in totals(health) {
+        families.total(name, help, value);
+    }
+}
+
+/// What is counted of streams: names, help, values.
+fn totals(health: &LinkHealth) -> [(&'static str, &'static str, u64); 8] {
+    let relay = &health.relay;
+    [
         (
             "realtime_broker_reconnects_total",
             "Subscription connections opened after the first.",
@@ -281,6 +289,16 @@ fn streams(families: &mut Families, health: &LinkHealth) {
             relay.gaps_filled,
         ),
         (
+            "realtime_stream_comparisons_total",
+            "Comparisons of streams with the broker.",
+            relay.compared,
+        ),
+        (
+            "realtime_stream_comparisons_unequal_total",
+            "Comparisons that showed that something was lost.",
+            relay.compared_unequal,
+        ),
+        (
             "realtime_stream_duplicates_total",
             "Publications received that were known already.",
             relay.duplicates,
@@ -295,10 +313,7 @@ fn streams(families: &mut Families, health: &LinkHealth) {
             "Publications not handed to a worker since its queue was full.",
             relay.queue_full,
         ),
-    ];
-    for (name, help, value) in totals {
-        families.total(name, help, value);
-    }
+    ]
 }
 
 fn errors(families: &mut Families, scrape: &Scrape<'_>) {

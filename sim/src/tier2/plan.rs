@@ -380,6 +380,7 @@ const KNOBS: &[(&str, &[&str])] = &[
     ("RECEIPT_TIMEOUT", &["400ms"]),
     ("WS_MAX_CONNECTIONS_PER_USER", &["6"]),
     ("POSITION_TTL", &["1m"]),
+    ("POSITION_CHECK", &["1s", "4s"]),
     ("REDIS_WAIT_REPLICAS", &["1"]),
 ];
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use realtime_core::{
     entry::Body,
-    id::{Epoch, Generation, Mid, ReadId},
+    id::{CheckId, Epoch, Generation, Mid, ReadId},
     relay::{Channel, Destination, Ingress, Input},
     stream::StreamName,
     time::UnixMillis,
@@ -240,18 +240,32 @@ impl World<'_, '_> {
         after: Option<u64>,
     ) {
         let epoch = self.next_epoch();
-        let fails = self.has_trouble(life.0, |what| matches!(what, Trouble::ReadsFail));
-        let can_tell = self.broker_down == 0 && !fails;
+        let can_tell = self.can_tell(life);
         let history = can_tell.then(|| self.broker.read(&mut self.truth, stream, epoch, after));
-        let slow =
-            self.longest(
-                life.0,
-                |what| {
-                    if let Trouble::ReadsSlow(ms) = what { Some(*ms) } else { None }
-                },
-            );
-        let event = Event::Host(life, HostEvent::Relay(Input::Read { read, history }));
-        self.queue_slowly(Queue::Replies(life, stream % 2), slow, event);
+        self.answer_read(life, stream % 2, Input::Read { read, history });
+    }
+
+    /// The broker is asked where streams are.
+    pub(super) fn compare(&mut self, life: LifeId, check: CheckId, streams: &[StreamId]) {
+        let place = |stream: &StreamId| {
+            self.broker.place(*stream).map(|node| self.truth.node(node).position)
+        };
+        let heads = self.can_tell(life).then(|| streams.iter().map(place).collect());
+        self.answer_read(life, 0, Input::Compared { check, heads });
+    }
+
+    /// Whether an instance gets what it reads.
+    fn can_tell(&self, life: LifeId) -> bool {
+        let fails = self.has_trouble(life.0, |what| matches!(what, Trouble::ReadsFail));
+        self.broker_down == 0 && !fails
+    }
+
+    fn answer_read(&mut self, life: LifeId, lane: usize, answer: Input) {
+        let delay =
+            |what: &Trouble| if let Trouble::ReadsSlow(ms) = what { Some(*ms) } else { None };
+        let slow = self.longest(life.0, delay);
+        let event = Event::Host(life, HostEvent::Relay(answer));
+        self.queue_slowly(Queue::Replies(life, lane), slow, event);
     }
 
     /// An instance connects to the broker, if nothing keeps it from that.

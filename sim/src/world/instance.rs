@@ -227,6 +227,11 @@ impl World<'_, '_> {
                 let stream = self.truth.stream(stream.as_str());
                 self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream, after));
             }
+            relay::Action::Compare { check, streams } => {
+                let streams = streams.iter().map(|stream| self.truth.stream(stream.as_str()));
+                let event = Event::Compare(id, check, streams.collect());
+                self.queue(Queue::Commands(id, 0), event);
+            }
             relay::Action::Receipt { mid, recipients, complete, acknowledged, .. } => {
                 self.receipt(mid, Some((recipients, complete)))?;
                 self.ack_answered(mid, acknowledged)?;
@@ -310,6 +315,7 @@ fn relay_limits(knobs: &Knobs) -> RelayLimits {
         held_bytes_max: knobs.held_bytes,
         expected_max: knobs.expected,
         head_reads_max: knobs.head_reads,
+        position_check: knobs.position_check(),
         subscribe_timeout: Duration::from_secs(5),
         ingress_bytes_max: 65_536,
     }

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use realtime_core::{
-    id::{Mid, ReadId},
+    id::{CheckId, Mid, ReadId},
     relay::Destination,
     rng::Rng,
     shard::Actions,
@@ -119,6 +119,8 @@ enum Event {
     Tell(Destination, Bytes),
     /// The broker is asked for a head.
     Read(LifeId, ReadId, StreamId, Option<u64>),
+    /// The broker is asked for the heads of many streams.
+    Compare(LifeId, CheckId, Vec<StreamId>),
     /// The broker notices that a connection is gone.
     Ghost(Link),
     /// An instance tries to connect to the broker.
@@ -320,6 +322,7 @@ impl<'a, 'b> World<'a, 'b> {
             Event::Interest(link, stream, on) => self.interest(link, stream, on),
             Event::Tell(to, bytes) => self.tell(to, &bytes),
             Event::Read(life, read, stream, after) => self.read(life, read, stream, after),
+            Event::Compare(life, check, streams) => self.compare(life, check, &streams),
             Event::Ghost(link) => self.broker.disconnect(link),
             Event::TryLink(instance) => self.try_link(instance),
             Event::Copy => self.broker.copy(self.now),

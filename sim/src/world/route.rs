@@ -40,6 +40,7 @@ fn place(event: &Event, sessions: &[Session]) -> Option<String> {
         | Event::Interest(..)
         | Event::Tell(..)
         | Event::Read(..)
+        | Event::Compare(..)
         | Event::Ghost(_)
         | Event::Copy => Some(BROKER.to_owned()),
         Event::Fault(_) | Event::Heal(_) => None,

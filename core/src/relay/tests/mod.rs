@@ -1,5 +1,6 @@
 //! The rules of the relay, one by one.
 
+mod check;
 mod history;
 mod interest;
 mod order;
@@ -35,6 +36,7 @@ fn limits() -> RelayLimits {
         held_bytes_max: 1 << 20,
         expected_max: 4,
         head_reads_max: 3,
+        position_check: Duration::from_secs(300),
         subscribe_timeout: Duration::from_secs(2),
         ingress_bytes_max: 1 << 16,
     }
@@ -109,6 +111,10 @@ fn words(action: &Action) -> String {
             let complete = if *complete { "" } else { ", or more" };
             let acked = if *acknowledged { ", acknowledged" } else { "" };
             format!("receipt {}: {recipients} on {instances}{complete}{acked}", mid.0 >> 32)
+        }
+        Action::Compare { check, streams } => {
+            let streams: Vec<_> = streams.iter().map(|stream| stream.as_str()).collect();
+            format!("compare {} of {}", check.0, streams.join(", "))
         }
         Action::Tell { to: Destination::Instance(BootId(boot)), bytes } => {
             let report = Report::decode(bytes).unwrap();

@@ -159,6 +159,16 @@ impl Store {
         history
     }
 
+    /// Where a stream is, if it has a numbering, which lives on.
+    pub(super) fn head(&mut self, stream: &StreamName, now: Instant) -> Option<Position> {
+        self.expire(now);
+        self.streams.get(stream)?.head?;
+        self.use_stream(stream, now, |stream, retention| {
+            stream.head_until = now + retention.position_ttl;
+            stream.head
+        })
+    }
+
     /// Changes a stream, which becomes the youngest one.
     fn use_stream<R>(
         &mut self,

@@ -155,6 +155,21 @@ impl<N: Net> RedisBroker<N> {
         read_answer(answer).ok_or_else(|| BrokerError("the history can't be read".to_owned()))
     }
 
+    async fn heads_of(
+        &self,
+        streams: Vec<StreamName>,
+    ) -> Result<Vec<Option<Position>>, BrokerError> {
+        let keys = streams.iter().map(|stream| self.names.key(stream, "meta")).collect();
+        let args = vec![millis(self.retention.position_ttl)];
+        let call = Call { script: &self.scripts.heads, keys, args };
+        let lane = self.lanes.first().expect("there is at least one");
+        let answer = lane.run(&call).await?;
+        let heads: Option<Vec<String>> = redis::from_redis_value(answer).ok();
+        let heads = heads.filter(|heads| heads.len() == streams.len());
+        let heads = heads.ok_or_else(|| BrokerError("the positions can't be read".to_owned()))?;
+        Ok(heads.iter().map(|head| meta(head)).collect())
+    }
+
     async fn tell_instances(&self, to: Destination, bytes: Bytes) -> Result<(), BrokerError> {
         let mut command = cmd("PUBLISH");
         command.arg(self.names.destination(to)).arg(&*bytes);
@@ -185,6 +200,13 @@ impl<N: Net> Broker for RedisBroker<N> {
         after: Option<u64>,
     ) -> BrokerFuture<'_, Result<History, BrokerError>> {
         Box::pin(self.history(stream, epoch, after))
+    }
+
+    fn heads(
+        &self,
+        streams: Vec<StreamName>,
+    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+        Box::pin(self.heads_of(streams))
     }
 
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
@@ -232,6 +254,12 @@ fn read_answer(answer: Value) -> Option<History> {
 fn plain_answer(answer: Value) -> Option<Published> {
     let subscribers = redis::from_redis_value(answer).ok()?;
     Some(Published { position: None, duplicate_of: None, subscribers })
+}
+
+/// Reads the meta of a stream: epoch, offset, mid, and what else there is.
+fn meta(text: &str) -> Option<Position> {
+    let mut parts = text.split(' ');
+    position(parts.next()?, parts.next()?.parse().ok()?, parts.next()?)
 }
 
 fn position(epoch: &str, offset: u64, mid: &str) -> Option<Position> {

@@ -10,6 +10,7 @@ pub(super) struct Scripts {
     pub(super) latest: LoadedScript,
     pub(super) plain: LoadedScript,
     pub(super) read: LoadedScript,
+    pub(super) heads: LoadedScript,
 }
 
 /// One script.
@@ -28,12 +29,13 @@ impl Scripts {
             latest: script(LATEST),
             plain: script(PLAIN),
             read: script(READ),
+            heads: script(HEADS),
         }
     }
 
     /// All of them, for loading.
-    pub(super) fn all(&self) -> [&LoadedScript; 4] {
-        [&self.publish, &self.latest, &self.plain, &self.read]
+    pub(super) fn all(&self) -> [&LoadedScript; 5] {
+        [&self.publish, &self.latest, &self.plain, &self.read, &self.heads]
     }
 }
 
@@ -45,3 +47,4 @@ const PUBLISH: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/
 const LATEST: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/latest.lua"));
 const PLAIN: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/plain.lua"));
 const READ: &str = include_str!("lua/read.lua");
+const HEADS: &str = include_str!("lua/heads.lua");

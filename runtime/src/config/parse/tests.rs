@@ -148,6 +148,7 @@ fn values_that_can_not_be_read_are_blamed() {
         ("HISTORY_BYTES", "0"),
         ("HISTORY_TTL", "10"),
         ("POSITION_TTL", "0s"),
+        ("POSITION_CHECK", "1ms"),
         ("LATEST_TTL", "x"),
         ("IDEMPOTENCY_TTL", "x"),
         ("DELIVERY_LATEST", "ticket:availability,system:ping"),

@@ -62,6 +62,13 @@ impl Broker for ScriptedBroker {
         unreachable!("the service only publishes")
     }
 
+    fn heads(
+        &self,
+        _streams: Vec<StreamName>,
+    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+        unreachable!("the service only publishes")
+    }
+
     fn subscribe(&self) -> BrokerFuture<'_, Result<Subscription, BrokerError>> {
         unreachable!("the service only publishes")
     }
