@@ -1,5 +1,7 @@
 # Builds and runs on the same Debian release, so that both stages have the same C library.
 FROM rust:1.95-slim-trixie AS build
+# For the allocator.
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make
 WORKDIR /src
 COPY . .
 # The caches survive between builds on one machine; the binary is copied out of them.

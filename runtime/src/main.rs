@@ -22,6 +22,7 @@ use realtime_runtime::{
     server::{self, Addresses, Spawn},
     token::{self, Grant},
 };
+use tikv_jemallocator::Jemalloc;
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -30,6 +31,11 @@ use tokio::{
 use tracing::warn;
 
 use cli::Command;
+
+/// Connections come and go by the thousand, on threads of their own. With the C library's allocator
+/// they cost a sixth more memory, which is kept when they leave, and more time to connect.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(env::args_os()) {

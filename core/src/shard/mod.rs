@@ -141,6 +141,7 @@ impl Shard {
             Input::Closed { conn } => {
                 if let Some(slot) = self.slot_of(conn) {
                     self.closed(slot, actions);
+                    self.trim();
                 }
             }
             Input::Refreshed { conn, reference, outcome } => {

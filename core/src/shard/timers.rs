@@ -203,6 +203,17 @@ impl Shard {
         self.report_drained(actions);
     }
 
+    /// Gives up free slots at the end of the table. Whoever names the slots takes the lowest free
+    /// one: so the table shrinks when many have left.
+    pub(super) fn trim(&mut self) {
+        while self.connections.last().is_some_and(|conn| conn.phase == Phase::Free) {
+            self.connections.pop();
+        }
+        if self.connections.len() < self.connections.capacity() / 4 {
+            self.connections.shrink_to(self.connections.len() * 2);
+        }
+    }
+
     /// Takes a connection out of everything but its slot.
     fn leave_all(&mut self, slot: u32, actions: &mut Actions) {
         let conn = &self.connections[slot as usize];

@@ -1,17 +1,21 @@
 //! The connections of a worker by slot.
 
-use std::{cell::RefCell, mem, rc::Rc};
+use std::{cell::RefCell, cmp::Reverse, collections::BinaryHeap, mem, rc::Rc};
 
 use realtime_core::id::ConnectionId;
 
 use super::census::UserKey;
 use crate::socket::Socket;
 
-/// Connections by id. Slots are used again, under another generation.
+/// Connections by id. Slots are used again, under another generation. The lowest free one comes
+/// first, and free ones at the end are given up, so that the memory of many goes when they go.
 #[derive(Debug)]
 pub(super) struct Slots<S> {
     slots: Vec<Slot<S>>,
-    free: Vec<u32>,
+    /// Also some that have been given up, which are forgotten when they come up.
+    free: BinaryHeap<Reverse<u32>>,
+    /// Of the newest connection.
+    generation: u32,
 }
 
 #[derive(Debug)]
@@ -44,19 +48,26 @@ pub(super) struct Waiting<S> {
 
 impl<S> Slots<S> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: BinaryHeap::new(), generation: 0 }
     }
 
     /// Takes a free slot.
     pub(super) fn insert(&mut self, waiting: Waiting<S>) -> ConnectionId {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, user: None, content: Content::Free });
-            u32::try_from(self.slots.len() - 1).expect("the file limit is far below")
-        });
-        let taken = &mut self.slots[slot as usize];
-        taken.generation = taken.generation.wrapping_add(1);
-        taken.content = Content::Waiting(Box::new(waiting));
-        ConnectionId { slot, generation: taken.generation }
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let content = Content::Waiting(Box::new(waiting));
+        let taken = Slot { generation, user: None, content };
+        if let Some(Reverse(slot)) = self.free.pop()
+            && let Some(free) = self.slots.get_mut(slot as usize)
+        {
+            *free = taken;
+            return ConnectionId { slot, generation };
+        }
+        // The lowest one that is called free has been given up, so the others have been as well.
+        self.free.clear();
+        self.slots.push(taken);
+        let slot = u32::try_from(self.slots.len() - 1).expect("the file limit is far below");
+        ConnectionId { slot, generation }
     }
 
     /// Notes whose connection it is.
@@ -113,9 +124,19 @@ impl<S> Slots<S> {
     }
 
     fn take(&mut self, conn: ConnectionId) -> (Content<S>, Option<UserKey>) {
-        self.free.push(conn.slot);
+        self.free.push(Reverse(conn.slot));
         let slot = &mut self.slots[conn.slot as usize];
-        (mem::replace(&mut slot.content, Content::Free), slot.user.take())
+        let taken = (mem::replace(&mut slot.content, Content::Free), slot.user.take());
+        while self.slots.last().is_some_and(|slot| matches!(slot.content, Content::Free)) {
+            self.slots.pop();
+        }
+        let left = self.slots.len();
+        if left < self.slots.capacity() / 4 {
+            self.slots.shrink_to(left * 2);
+            self.free.retain(|Reverse(slot)| (*slot as usize) < left);
+            self.free.shrink_to(left);
+        }
+        taken
     }
 
     fn is_current(&self, conn: ConnectionId) -> bool {
@@ -149,6 +170,27 @@ mod tests {
         assert_ne!(first.generation, second.generation);
         assert!(slots.waiting(first).is_none());
         assert!(slots.waiting(second).is_some());
+    }
+
+    #[test]
+    fn slots_of_many_who_left_are_given_up_and_their_ids_stay_stale() {
+        let mut slots = Slots::new();
+        let ids: Vec<_> = (0..1_000).map(|_| slots.insert(waiting())).collect();
+        // From the middle outwards, so that both ends are given up late.
+        let (low, high) = ids.split_at(500);
+        for (low, high) in low[1..].iter().rev().zip(&high[1..]) {
+            slots.remove(*low);
+            slots.remove(*high);
+        }
+        slots.remove(high[0]);
+        assert_eq!(slots.slots.len(), 1);
+        assert!(slots.slots.capacity() <= 8 && slots.free.capacity() <= 8);
+        for slot in 1..10 {
+            let id = slots.insert(waiting());
+            assert_eq!(id.slot, slot, "the lowest first");
+            assert!(ids.iter().all(|old| old.generation != id.generation));
+        }
+        assert!(slots.waiting(ids[0]).is_some() && slots.waiting(ids[5]).is_none());
     }
 
     #[test]

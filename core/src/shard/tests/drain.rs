@@ -51,6 +51,23 @@ fn a_drain_refuses_those_in_their_handshake() {
 }
 
 #[test]
+fn the_table_of_connections_ends_with_the_last_one_and_late_words_of_others_are_ignored() {
+    let mut bed = bed();
+    for slot in 0..9 {
+        bed.open(slot, u64::from(slot));
+    }
+    for slot in 1..9 {
+        bed.step(Input::Closed { conn: conn(slot) });
+    }
+    assert_eq!(bed.shard.connections.len(), 1);
+    assert!(bed.shard.connections.capacity() <= 4);
+    assert_eq!(bed.step(Input::Heard { conn: conn(8) }), [""; 0]);
+    bed.arrive(1, Handshake::default());
+    bed.arrive(2, Handshake::default());
+    assert_eq!(drain(&mut bed, 10)[..2], ["refuse 1 Draining", "refuse 2 Draining"]);
+}
+
+#[test]
 fn a_drain_of_no_time_closes_everyone_at_once() {
     let mut bed = bed();
     bed.open(0, 0);
