@@ -8,6 +8,7 @@
 mod bed;
 mod client;
 mod compare;
+mod figures;
 mod fleet;
 mod histogram;
 mod mix;
@@ -87,6 +88,7 @@ async fn play(options: &Options) -> io::Result<Report> {
         Scenario::OnSale => mix::on_sale(options).await,
         Scenario::Deploy => mix::deploy(options).await,
         Scenario::Compare => compare::compare(options).await,
+        Scenario::Figures => figures::figures(options).await,
         Scenario::Swarm | Scenario::Yardstick => unreachable!("they run above"),
     }
 }

@@ -14,6 +14,7 @@ pub(crate) enum Scenario {
     OnSale,
     Deploy,
     Compare,
+    Figures,
     /// Used by the tool itself.
     Swarm,
     /// Used by the tool itself.
@@ -52,6 +53,7 @@ usage: realtime-load SCENARIO [options]
   on-sale    connects, broadcasts, notifies and tells queue positions, all at the same time
   deploy     replaces instances one by one while messages go out
   compare    fan-out beside that of the least possible server, in turns
+  figures    measures all that the service has to reach, for some twelve minutes
 
 Instances that run already are told by address and process, each option once for each of them; they
 must share a Redis if there are several. Without, the tool starts its own and ends them.
@@ -134,6 +136,7 @@ fn named(name: &str) -> Result<Scenario, lexopt::Error> {
         "on-sale" => Scenario::OnSale,
         "deploy" => Scenario::Deploy,
         "compare" => Scenario::Compare,
+        "figures" => Scenario::Figures,
         "swarm" => Scenario::Swarm,
         "yardstick" => Scenario::Yardstick,
         _ => return Err(format!("there is no scenario {name}").into()),
@@ -157,7 +160,9 @@ fn check(options: Options) -> Result<Options, lexopt::Error> {
     {
         return Err("users are needed to notify them".into());
     }
-    if runs_already && matches!(options.scenario, Scenario::Compare | Scenario::Deploy) {
+    if runs_already
+        && matches!(options.scenario, Scenario::Compare | Scenario::Deploy | Scenario::Figures)
+    {
         return Err("this scenario starts its own instances".into());
     }
     if options.connections > 200_000 {

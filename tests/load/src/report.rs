@@ -61,10 +61,11 @@ impl Report {
         self.put_latency("delivery", &tally.latency);
     }
 
-    /// A value as it was put.
-    #[cfg(test)]
-    fn value(&self, name: &str) -> Option<&Value> {
-        self.rows.iter().find(|(row, _)| row == name).map(|(_, value)| value)
+    /// A value that was put.
+    pub(crate) fn number(&self, name: &str) -> io::Result<f64> {
+        let row = self.rows.iter().find(|(row, _)| row == name);
+        row.and_then(|(_, value)| value.as_f64())
+            .ok_or_else(|| io::Error::other(format!("{name} was not measured")))
     }
 
     /// As one object.
@@ -77,8 +78,7 @@ impl Report {
         let mut table = String::new();
         for (name, value) in &self.rows {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            writeln!(table, "{:<44} {value:>16}", name.replace('_', " "))
-                .map_err(io::Error::other)?;
+            writeln!(table, "{:<48} {value}", name.replace('_', " ")).map_err(io::Error::other)?;
         }
         writeln!(io::stdout(), "{table}")
     }
@@ -143,7 +143,7 @@ mod tests {
         let mut report = Report::new("idle");
         report.put("share", 1.0 / 3.0);
         report.put("count", 3_u32);
-        assert_eq!(report.value("share"), Some(&json!(0.3333)));
+        assert_eq!(report.number("share").ok(), Some(0.3333));
         assert_eq!(report.rows.last().map(|(name, _)| name.as_str()), Some("count"));
     }
 
