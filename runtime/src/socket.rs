@@ -26,7 +26,7 @@ use realtime_core::{link::Suffix, wire::CloseCode};
 use tokio::io::ReadBuf;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
-use self::decoder::{Decoder, READ_BYTES};
+use self::decoder::{CONTROL_BYTES_MAX, Decoder, Heartbeat, READ_BYTES};
 use crate::{
     net::Stream,
     outbox::{Budget, Outbox, Queued},
@@ -298,6 +298,12 @@ impl<S: Stream> Socket<S> {
             if buf.filled().is_empty() {
                 return Poll::Ready(Err(gone()));
             }
+            if let Some(heartbeat) = Heartbeat::alone(buf.filled()) {
+                if heartbeat.is_ping {
+                    self.pong(heartbeat.payload());
+                }
+                return Poll::Ready(Ok(Some(Event::Heard)));
+            }
             let decoder = Decoder::new(buf.filled(), self.bounds.message_bytes_max);
             self.decoder = Some(Box::new(decoder));
         }
@@ -349,20 +355,21 @@ impl<S: Stream> Socket<S> {
     /// last one is (RFC 6455 §5.5.3), so that pings can't pile up pongs.
     fn pong(&mut self, payload: &[u8]) {
         let length = u8::try_from(payload.len()).expect("a control frame has at most 125 bytes");
-        let mut frame = Vec::with_capacity(2 + payload.len());
-        frame.extend([0x8A, length]);
-        frame.extend(payload);
+        let mut space = [0; 2 + CONTROL_BYTES_MAX];
+        let frame = &mut space[..2 + payload.len()];
+        frame[..2].copy_from_slice(&[0x8A, length]);
+        frame[2..].copy_from_slice(payload);
         if self.phase != Phase::Open {
             return;
         }
         if !self.outbox.is_empty() {
-            return self.outbox.push_urgent(&frame);
+            return self.outbox.push_urgent(frame);
         }
         let Some(stream) = &mut self.stream else { return };
-        match try_write(stream, &frame) {
+        match try_write(stream, frame) {
             Ok(written) if written == frame.len() => (),
             Ok(written) => {
-                let rest = Bytes::from(frame).slice(written..);
+                let rest = Bytes::copy_from_slice(&frame[written..]);
                 self.outbox.push_anyway(rest, &self.bounds.budget);
                 if written > 0 {
                     self.outbox.note_begun();

@@ -1,6 +1,7 @@
 //! Connections within a test.
 
 use std::{
+    cell::Cell,
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
@@ -13,6 +14,15 @@ use tokio::{
 };
 
 use super::{Listener, Stream};
+
+thread_local! {
+    static WRITES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has written to a [`MemoryStream`].
+pub(crate) fn writes() -> u64 {
+    WRITES.get()
+}
 
 /// One end of a pipe.
 #[derive(Debug)]
@@ -45,6 +55,7 @@ impl Listener for MemoryListener {
 
 impl Stream for MemoryStream {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        WRITES.set(WRITES.get() + 1);
         let mut cx = Context::from_waker(Waker::noop());
         match Pin::new(&mut self.0).poll_write(&mut cx, bytes) {
             Poll::Ready(written) => written,
@@ -69,6 +80,7 @@ impl AsyncWrite for MemoryStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        WRITES.set(WRITES.get() + 1);
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 

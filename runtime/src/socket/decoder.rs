@@ -12,6 +12,35 @@ use tokio_tungstenite::tungstenite::{
     protocol::{Role, WebSocketConfig, WebSocketContext},
 };
 
+/// A ping or a pong that came alone, which is all that an idle connection hears twice a minute: to
+/// make a decoder for it would cost more than the rest.
+pub(super) struct Heartbeat {
+    pub(super) is_ping: bool,
+    payload: [u8; CONTROL_BYTES_MAX],
+    length: usize,
+}
+
+impl Heartbeat {
+    /// None for everything that is not exactly one valid ping or pong of a client.
+    pub(super) fn alone(bytes: &[u8]) -> Option<Self> {
+        let (&[first, second, ref mask @ ..], masked) = bytes.split_first_chunk::<6>()?;
+        let length = usize::from(second.checked_sub(0x80)?);
+        let is_whole = masked.len() == length && length <= CONTROL_BYTES_MAX;
+        if !is_whole || !matches!(first, 0x89 | 0x8A) {
+            return None;
+        }
+        let mut payload = [0; CONTROL_BYTES_MAX];
+        for ((to, from), key) in payload.iter_mut().zip(masked).zip(mask.iter().cycle()) {
+            *to = from ^ key;
+        }
+        Some(Self { is_ping: first == 0x89, payload, length })
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.payload[..self.length]
+    }
+}
+
 /// What understands the bytes of a message; dropped when there is no incomplete one.
 pub(super) struct Decoder {
     context: WebSocketContext,
@@ -140,6 +169,9 @@ pub(super) const READ_BYTES: usize = 4096;
 
 /// 2 bytes, 8 of length, 4 of mask.
 const HEADER_BYTES_MAX: usize = 14;
+
+/// RFC 6455 §5.5.
+pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 #[cfg(test)]
 mod tests {

@@ -461,14 +461,17 @@ impl<S: Stream> Owner for Session<S> {
     }
 }
 
-/// Members of one fan-out that are written to before others get their turn: about 1 ms.
-const MEMBERS_PER_TURN: usize = 128;
+/// Members of one fan-out that are written to before others get their turn: about half a
+/// millisecond.
+const MEMBERS_PER_TURN: usize = 64;
 
 /// Messages of the relay that are taken at once.
 const BATCH: usize = 256;
 
-/// Frames written for one batch of the relay before others get their turn: some 2 ms.
-const SENDS_PER_TURN: u64 = 256;
+/// Frames written for one batch of the relay before others get their turn. The last publication may
+/// add a stretch of its own, and a long fan-out another one: fewer than 256 sends are between a
+/// ping and its pong.
+const SENDS_PER_TURN: u64 = 64;
 
 /// What the head of a 101 answer takes.
 const ANSWER_BYTES: usize = 176;

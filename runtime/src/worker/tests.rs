@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::net::memory::{MemoryListener, MemoryStream, pair};
+use crate::net::memory::{MemoryListener, MemoryStream, pair, writes};
 
 const PIPE_BYTES: usize = 4096;
 const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
@@ -448,5 +448,65 @@ fn a_drain_closes_everybody_and_refuses_newcomers() {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After"), "{answer}");
         client.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
         assert_eq!(worker.drained.recv().await, Some(WorkerId(0)));
+    });
+}
+
+/// No heartbeats during a test.
+fn without_heartbeats(config: &mut Config) {
+    config.ws.ping_interval = Duration::from_hours(10);
+    config.ws.pong_timeout = Duration::from_hours(20);
+}
+
+/// Reads what `client` is sent up to a pong.
+async fn pong(client: &mut DuplexStream) {
+    while frame(client).await.0 != 0x8A {}
+}
+
+#[test]
+fn a_delivery_is_one_write_to_each_member() {
+    run(without_heartbeats, async |mut worker| {
+        let mut clients = Vec::new();
+        for _ in 0..300 {
+            clients.push(worker.open().await);
+        }
+        let before = writes();
+        for round in 1..=3 {
+            worker.publish("all", text_frame("x")).await;
+            let ToRelay::HandedOver { recipients, .. } = worker.heard().await else {
+                panic!("nobody moves")
+            };
+            assert_eq!((recipients, writes() - before), (300, 300 * round));
+        }
+    });
+}
+
+#[test]
+fn a_ping_is_answered_within_256_sends_to_others() {
+    run(without_heartbeats, async |mut worker| {
+        let mut pinger = worker.open().await;
+        let mut members = Vec::new();
+        for number in 0..900 {
+            let mut member = worker.open().await;
+            let join =
+                format!(r#"{{"type":"room:join","payload":{{"event_id":"{}"}}}}"#, number / 90);
+            send(&mut member, 0x81, &join).await;
+            worker.answer_join().await;
+            assert!(text(&mut member).await.contains("room:joined"));
+            members.push(member);
+        }
+        // A long fan-out, and many short ones behind it.
+        worker.publish("all", text_frame("to all")).await;
+        for room in 0..10 {
+            worker.publish(&format!("event:{room}"), text_frame("to a room")).await;
+        }
+        let (begun, mut answered) = (writes(), 0);
+        while writes() - begun < 1_800 {
+            send(&mut pinger, 0x89, "").await;
+            let before = writes();
+            pong(&mut pinger).await;
+            assert!(writes() - before <= 256, "{} sends", writes() - before);
+            answered += 1;
+        }
+        assert!(answered >= 7, "{answered} pings were answered before it was over");
     });
 }
