@@ -14,6 +14,7 @@ mod histogram;
 mod mix;
 mod options;
 mod orders;
+mod plot;
 mod publisher;
 mod report;
 mod scenarios;
@@ -63,6 +64,9 @@ fn run(options: &Options) -> io::Result<()> {
     if options.scenario == Scenario::Yardstick {
         return yardstick::run();
     }
+    if options.scenario == Scenario::Plot {
+        return plot::plot(&options.reports, &options.svg);
+    }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -89,6 +93,6 @@ async fn play(options: &Options) -> io::Result<Report> {
         Scenario::Deploy => mix::deploy(options).await,
         Scenario::Compare => compare::compare(options).await,
         Scenario::Figures => figures::figures(options).await,
-        Scenario::Swarm | Scenario::Yardstick => unreachable!("they run above"),
+        Scenario::Swarm | Scenario::Yardstick | Scenario::Plot => unreachable!("they run above"),
     }
 }

@@ -15,6 +15,7 @@ pub(crate) enum Scenario {
     Deploy,
     Compare,
     Figures,
+    Plot,
     /// Used by the tool itself.
     Swarm,
     /// Used by the tool itself.
@@ -40,7 +41,12 @@ pub(crate) struct Options {
     pub(crate) in_flight: u64,
     pub(crate) rounds: u32,
     pub(crate) idle: Duration,
+    pub(crate) rss_max: u64,
     pub(crate) json: Option<PathBuf>,
+    /// Of `plot`: what to read.
+    pub(crate) reports: Vec<PathBuf>,
+    /// Of `plot`: what to write.
+    pub(crate) svg: PathBuf,
 }
 
 pub(crate) const USAGE: &str = "\
@@ -54,6 +60,7 @@ usage: realtime-load SCENARIO [options]
   deploy     replaces instances one by one while messages go out
   compare    fan-out beside that of the least possible server, in turns
   figures    measures all that the service has to reach, for some twelve minutes
+  plot       draws what idle has saved: plot FILE.json FILE.json … -o FILE.svg
 
 Instances that run already are told by address and process, each option once for each of them; they
 must share a Redis if there are several. Without, the tool starts its own and ends them.
@@ -73,6 +80,7 @@ must share a Redis if there are several. Without, the tool starts its own and en
   --in-flight N      calls at once                       (1)
   --rounds N         of compare                          (15)
   --seconds N        to wait, or to go on, up to 600     (5)
+  --rss-max N        fail when a connection takes more  (no limit)
   --json FILE        write what was measured there, too
 ";
 
@@ -95,7 +103,10 @@ pub(crate) fn parse() -> Result<Options, lexopt::Error> {
         in_flight: 1,
         rounds: 15,
         idle: Duration::from_secs(5),
+        rss_max: u64::MAX,
         json: None,
+        reports: Vec::new(),
+        svg: "load.svg".into(),
     };
     let mut parser = lexopt::Parser::from_env();
     let mut scenario = None;
@@ -119,6 +130,11 @@ pub(crate) fn parse() -> Result<Options, lexopt::Error> {
             Long("seconds") => {
                 options.idle = Duration::from_secs(parser.value()?.parse::<u64>()?.min(600));
             }
+            Value(report) if scenario == Some(Scenario::Plot) => {
+                options.reports.push(report.into());
+            }
+            Short('o') => options.svg = parser.value()?.into(),
+            Long("rss-max") => options.rss_max = parser.value()?.parse()?,
             Long("json") => options.json = Some(parser.value()?.into()),
             Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
         }
@@ -137,6 +153,7 @@ fn named(name: &str) -> Result<Scenario, lexopt::Error> {
         "deploy" => Scenario::Deploy,
         "compare" => Scenario::Compare,
         "figures" => Scenario::Figures,
+        "plot" => Scenario::Plot,
         "swarm" => Scenario::Swarm,
         "yardstick" => Scenario::Yardstick,
         _ => return Err(format!("there is no scenario {name}").into()),
