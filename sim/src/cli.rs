@@ -35,12 +35,13 @@ usage: cargo sim COMMAND [--tier 2]    tier 1 is the machines alone, tier 2 the 
   corpus [FOLDER]                      every plan that once failed
   reach [--seeds A..B]                 rare situations that the seeds never reach
   mutants [--seeds A..B] [--only NAME] in how many seeds planted bugs are caught
-  bench [--seeds A..B]                 what happens in a second of processor time; tier 1 only
+  bench [--seeds A..B]                 how much processor time it takes; without seeds in tier 2
   at TRACE --line N                    the machines as they are at a line of a trace
   diff A B                             where two traces begin to differ
   timeline TRACE -o FILE.html          a trace as a page for a browser
   replay-recording FILE or FOLDER      what an instance recorded, through bare machines
 
+  --against PROGRAM   twice: the second process is of another build
   --minutes M, --jobs N   sweep: for so long, so many at a time
   --full         with all details: in a trace of tier 2, or of the machines
   --plant NAME   run, replay, sweep or shrink with a planted bug
@@ -52,14 +53,14 @@ const COMMANDS: &[(&str, &[&str], usize)] = &[
     ("run", &["tier", "seed", "seeds", "trace", "full", "plant", "timeout"], 0),
     ("replay", &["tier", "trace", "full", "plant", "timeout"], 1),
     ("sweep", &["tier", "seeds", "minutes", "jobs", "plant"], 0),
-    ("twice", &["tier", "seed", "full"], 0),
+    ("twice", &["tier", "seed", "full", "against"], 0),
     ("plan", &["tier", "seed"], 0),
     ("explain", &["tier", "seed"], 1),
     ("shrink", &["tier", "seed", "o", "plant"], 1),
     ("corpus", &["tier"], 1),
     ("reach", &["tier", "seeds"], 0),
     ("mutants", &["tier", "seeds", "only"], 0),
-    ("bench", &["seeds"], 0),
+    ("bench", &["tier", "seeds"], 0),
     ("at", &["line", "full"], 1),
     ("diff", &[], 2),
     ("timeline", &["o"], 1),
@@ -86,6 +87,8 @@ pub(crate) struct Arguments {
     pub(crate) minutes: Option<u64>,
     pub(crate) jobs: Option<usize>,
     pub(crate) timeout: Option<Duration>,
+    /// Another build of this program.
+    pub(crate) against: Option<PathBuf>,
     pub(crate) trace: Option<PathBuf>,
     pub(crate) full: bool,
     pub(crate) plant: Option<String>,
@@ -158,6 +161,7 @@ impl Arguments {
             "minutes" => self.minutes = Some(parser.value()?.parse()?),
             "jobs" => self.jobs = Some(parser.value()?.parse()?),
             "timeout" => self.timeout = Some(Duration::from_secs(parser.value()?.parse()?)),
+            "against" => self.against = Some(parser.value()?.into()),
             "trace" => self.trace = Some(parser.value()?.into()),
             "full" => self.full = true,
             "plant" => self.plant = Some(parser.value()?.string()?),
@@ -230,7 +234,7 @@ impl Arguments {
     }
 
     fn in_tier_2(&self, powers: Powers) -> Result<Answer, String> {
-        use tier2::{cli, plan::Plan};
+        use tier2::{bench, cli, plan::Plan};
         let seeded = || self.seed().map(Plan::from_seed);
         let plan = || self.path(0).map_or_else(|_| seeded(), cli::read);
         match self.command.as_str() {
@@ -245,6 +249,7 @@ impl Arguments {
             "shrink" => cli::shrink(plan()?, self, self.output()?),
             "corpus" => cli::corpus(self.path(0).ok()),
             "reach" => cli::reach(self.seeds(200), powers.forbid_raw_entropy),
+            "bench" if self.seeds.is_none() => bench::run(powers),
             "mutants" => cli::mutants(self.seeds(200), self.only.as_deref()),
             other => Err(format!("{other} has no tier 2")),
         }

@@ -67,3 +67,85 @@ fn replay_file(path: &Path) -> io::Result<Result<u64, String>> {
         Err(_) => Err(panicked(number)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use realtime_core::{
+        id::{BootId, Generation},
+        limits::RelayLimits,
+        relay::{Input, Relay},
+        time::Instant,
+        transcript::{Recorded, Sink},
+    };
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Lines(String);
+
+    impl Sink for &mut Lines {
+        fn line(&mut self, line: &[u8]) {
+            self.0.push_str(str::from_utf8(line).unwrap());
+            self.0.push('\n');
+        }
+    }
+
+    fn transcript() -> String {
+        let limits = RelayLimits {
+            workers: 1,
+            positions: true,
+            in_flight_max: 10,
+            in_flight_bytes_max: 1_000,
+            linger: Duration::from_secs(30),
+            held_bytes_max: 1_000,
+            expected_max: 10,
+            head_reads_max: 3,
+            subscribe_timeout: Duration::from_secs(5),
+            ingress_bytes_max: 1_000,
+            position_check: Duration::from_secs(300),
+        };
+        let mut lines = Lines::default();
+        let mut relay: Recorded<Relay, _> =
+            Recorded::relay(limits, BootId(1), 7, Instant(0), Some(&mut lines));
+        let up = Input::LinkUp { generation: Generation(1), run_id: 1 };
+        for (second, input) in [(1, up), (2, Input::TimedOut), (3, Input::TimedOut)] {
+            relay.handle(Instant(second * 1_000_000_000), input, &mut Vec::new());
+        }
+        lines.0
+    }
+
+    /// What comes of the replay of a file with this text.
+    fn replayed(name: &str, text: &str) -> (u8, String) {
+        let name = format!("realtime-sim-{name}-{}.jsonl", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, text).unwrap();
+        let (code, text) = replay(&path);
+        fs::remove_file(&path).unwrap();
+        (code, text.replace(&path.display().to_string(), "FILE"))
+    }
+
+    #[test]
+    fn a_recording_that_was_cut_off_is_replayed_up_to_there() {
+        let whole = transcript();
+        let (code, text) = replayed("whole", &whole);
+        assert_eq!((code, &*text), (0, "FILE: 3 inputs, the same actions\n"));
+        let (code, text) = replayed("cut", &whole[..whole.len() - 5]);
+        assert_eq!((code, &*text), (0, "FILE: 3 inputs, the same actions\n"));
+    }
+
+    #[test]
+    fn a_recording_that_differs_or_of_a_machine_that_panicked_is_a_finding() {
+        let whole = transcript();
+        let (code, text) = replayed("other", &whole.replacen("\"Count\"", "\"Amount\"", 1));
+        assert_eq!(code, 1);
+        assert!(text.contains("\"Amount\"") && text.contains("\"Count\""), "{text}");
+        // There is no such worker.
+        let message = r#"{"worker":9,"message":{"Vacated":{"stream":"a"}}}"#;
+        let last = format!(r#"{{"input":{{"at":9,"input":{{"FromShard":{message}}}}}}}"#);
+        let (code, text) = replayed("panic", &format!("{whole}{last}\n"));
+        assert_eq!(code, 1);
+        assert_eq!(text, "FILE: line 8: the machine panics over what it is given\n");
+    }
+}

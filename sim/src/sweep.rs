@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     fs,
     ops::Range,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -113,6 +114,7 @@ fn reason(arguments: &Arguments, seeds: &Range<u64>, output: &Output) -> String 
 }
 
 /// A seed in two processes, which must write the same bytes: in tier 2 with and without full logs.
+/// The second one may be of another build.
 pub(crate) fn twice(arguments: &Arguments, seed: u64) -> Result<Answer, String> {
     if !arguments.is_tier_2() {
         return compare(arguments, seed, &[]);
@@ -133,7 +135,8 @@ fn compare(arguments: &Arguments, seed: u64, more: &[&str]) -> Result<Answer, St
         let path = std::env::temp_dir().join(name);
         let place = path.to_str().ok_or("the folder for temporary files has an odd name")?;
         let run = ["run", "--seed", &seed, "--trace", place];
-        let child = child(arguments, &[&run[..], more].concat())?;
+        let program = arguments.against.as_ref().filter(|_| number == 2);
+        let child = child_of(program, arguments, &[&run[..], more].concat())?;
         child.wait_with_output().map_err(|error| error.to_string())?;
         let text = fs::read(&path).map_err(|error| error.to_string());
         // It may never have come to be.
@@ -152,15 +155,27 @@ fn compare(arguments: &Arguments, seed: u64, more: &[&str]) -> Result<Answer, St
 
 /// Starts this program again, for the same tier and with the same planted bug.
 pub(crate) fn child(arguments: &Arguments, more: &[&str]) -> Result<Child, String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    Command::new(program)
+    child_of(None, arguments, more)
+}
+
+/// The same with another build of it.
+fn child_of(
+    other: Option<&PathBuf>,
+    arguments: &Arguments,
+    more: &[&str],
+) -> Result<Child, String> {
+    let program = match other {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(|error| error.to_string())?,
+    };
+    Command::new(&program)
         .args(more)
         .args(arguments.inherited())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| error.to_string())
+        .map_err(|error| format!("{}: {error}", program.display()))
 }
 
 /// Seeds of tier 1 in one process: about two seconds.

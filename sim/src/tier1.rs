@@ -286,6 +286,8 @@ pub const REACHABLE: &[&str] = &[
     "an answer to a join that was given up in its turn",
     "publications coalesced",
     "publications held for a handshake",
+    "relay_check_differs",
+    "relay_check_finds_a_loss",
     "relay_gap_filled",
     "relay_head_never_joins_up",
     "relay_head_unreadable",

@@ -48,9 +48,8 @@ pub(crate) fn one(plan: &Plan, arguments: &Arguments, forbid_raw_entropy: fn()) 
     let header = || Header::new(2, plan.seed, arguments.full, plan).line() + "\n";
     let header = arguments.trace.as_ref().map(|_| header()).unwrap_or_default();
     write_when_it_panics(arguments, header.clone());
-    let (full, run_plan) = (arguments.full, plan.clone());
-    let run = move || run::run(&run_plan, full);
-    let outcome = in_a_fresh_thread(arguments.plant.clone(), forbid_raw_entropy, run)?;
+    let plant = arguments.plant.clone();
+    let outcome = run(plan.clone(), arguments.full, plant, forbid_raw_entropy)?;
     if let Some(path) = &arguments.trace {
         write_trace(path, &[header.as_bytes(), &outcome.trace].concat())?;
     }
@@ -96,6 +95,16 @@ fn write_when_it_panics(arguments: &Arguments, header: String) {
     }));
 }
 
+/// Carries out a plan.
+pub(super) fn run(
+    plan: Plan,
+    full: bool,
+    plant: Option<String>,
+    forbid_raw_entropy: fn(),
+) -> Result<Outcome> {
+    in_a_fresh_thread(plant, forbid_raw_entropy, move || run::run(&plan, full))
+}
+
 /// Threads keep randomness of their own, so a run has one to itself.
 fn in_a_fresh_thread<T: Send + 'static>(
     plant: Option<String>,
@@ -129,11 +138,13 @@ pub(crate) fn look(
 pub(crate) fn reach(seeds: Range<u64>, forbid_raw_entropy: fn()) -> Result<Answer> {
     let mut failed = None;
     let answer = tier1::reach(seeds, tier1::REACHABLE, &mut |seed| {
-        let run = move || run::run(&Plan::from_seed(seed), false).reached;
-        in_a_fresh_thread(None, forbid_raw_entropy, run).unwrap_or_else(|error| {
-            failed = Some(error);
-            BTreeSet::new()
-        })
+        run(Plan::from_seed(seed), false, None, forbid_raw_entropy).map_or_else(
+            |error| {
+                failed = Some(error);
+                BTreeSet::new()
+            },
+            |outcome| outcome.reached,
+        )
     });
     failed.map_or(Ok(answer), Err)
 }

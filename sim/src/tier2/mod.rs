@@ -4,6 +4,7 @@
 //! One seed gives one [`Plan`](plan::Plan), one plan gives one trace, byte by byte the same. Only
 //! the network, the clock and the source of randomness are replaced: `net` and `seam`.
 
+pub(crate) mod bench;
 pub(crate) mod cli;
 mod client;
 mod host;
