@@ -340,7 +340,7 @@ fn agenda(plan: &Plan) -> BTreeMap<(u64, usize), Step> {
 const TICK: Duration = Duration::from_millis(2);
 
 /// Hosts of clients, which share them when they are more; plans of seeds have fewer. Each tick
-/// looks at the links between all hosts: with a thousand of them a minute takes more than ten.
+/// looks at the links between all hosts: with a thousand of them a minute takes more than seven.
 const CLIENT_HOSTS_MAX: usize = 8;
 
 /// How soon an instance starts again that was told to stop.
