@@ -242,9 +242,12 @@ impl World {
         }
         self.live.insert(stream.clone());
         *self.offsets.entry(stream.clone()).or_default() += missed as u64;
+        self.tell_resync(stream, missed > 0);
+    }
+
+    fn tell_resync(&mut self, stream: &StreamName, by_all: bool) {
         let position = self.position(stream);
         let stream = stream.clone();
-        let by_all = missed > 0;
         self.feed(Input::FromRelay(ToShard::Resync { stream, by_all, position, spread_ms: 5_000 }));
     }
 
@@ -268,7 +271,8 @@ impl World {
         let is_stale = !self.interest.contains(stream);
         if self.dispatched.len() >= DISPATCHED_MAX || !is_stale && !self.live.contains(stream) {
             if self.live.contains(stream) {
-                self.resync(stream, 0);
+                // There is no room for it: everybody misses it.
+                self.tell_resync(stream, true);
             }
             return;
         }
