@@ -15,6 +15,7 @@ use super::{TempDir, eventually};
 pub struct Redis {
     port: u16,
     directory: TempDir,
+    on_disk: bool,
     child: Option<Child>,
 }
 
@@ -28,7 +29,15 @@ impl Redis {
 
     /// One that is not running yet, so that its port refuses connections.
     pub fn absent() -> Self {
-        Self { port: free_port(), directory: TempDir::new(), child: None }
+        Self { port: free_port(), directory: TempDir::new(), on_disk: false, child: None }
+    }
+
+    /// Starts one that keeps what it holds on disk.
+    pub async fn start_on_disk() -> Self {
+        let mut redis = Self::absent();
+        redis.on_disk = true;
+        redis.restart().await;
+        redis
     }
 
     /// `REDIS_PORT`
@@ -36,7 +45,7 @@ impl Redis {
         self.port
     }
 
-    /// Ends it at once, as a crash would. Nothing of what it held comes back.
+    /// Ends it at once, as a crash would. Nothing of what it held comes back, unless it is on disk.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it is our own child");
@@ -61,10 +70,17 @@ impl Redis {
         assert!(status.success(), "redis-server is gone already");
     }
 
-    /// Starts it, on the same port as before and empty.
+    /// Loses what is on disk, too.
+    pub async fn restart_without_data(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.directory.path().join("appendonlydir")).expect("it is there");
+        self.restart().await;
+    }
+
+    /// Starts it, on the same port as before, with what is on disk.
     pub async fn restart(&mut self) {
         self.kill();
-        self.child = Some(spawn(self.port, &self.directory));
+        self.child = Some(spawn(self.port, &self.directory, self.on_disk));
         let port = self.port;
         eventually("redis-server to answer", async || answers(port).then_some(())).await;
     }
@@ -93,10 +109,12 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, directory: &TempDir) -> Child {
+fn spawn(port: u16, directory: &TempDir, on_disk: bool) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"])
-        .args(["--save", "", "--appendonly", "no"])
+        // Written before it answers, and safe unless the whole machine stops.
+        .args(["--save", "", "--appendfsync", "no"])
+        .args(["--appendonly", if on_disk { "yes" } else { "no" }])
         .current_dir(directory.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

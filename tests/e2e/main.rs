@@ -26,6 +26,7 @@ mod limits;
 mod messages;
 mod metrics;
 mod outage;
+mod proof;
 mod receipts;
 mod recording;
 mod resume;
