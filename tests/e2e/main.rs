@@ -31,4 +31,5 @@ mod receipts;
 mod recording;
 mod resume;
 mod rooms;
+mod slow;
 mod tokens;
