@@ -35,6 +35,7 @@ fn plan(pods: usize, clients: usize, seconds: u64) -> Plan {
         at_ms: 500 + number as u64 % 2_000,
         rooms: vec![room(number)],
         habit: Habit::Steady,
+        since: false,
     };
     let publish = |number: usize| PublishPlan {
         at_ms: 3_000 + 200 * number as u64,

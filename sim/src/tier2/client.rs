@@ -1,6 +1,6 @@
 //! A simulated browser.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use realtime_core::{rng::Rng, time::UnixMillis};
@@ -36,9 +36,20 @@ pub(super) struct Client {
     pub(super) journal: SharedJournal,
 }
 
+/// What a client keeps from one connection to the next.
+#[derive(Debug)]
+struct Memory {
+    /// The name of its own stream.
+    own: String,
+    /// The last position that it saw of each stream; it may be one that does not tell.
+    last: RefCell<BTreeMap<String, String>>,
+    tells: bool,
+}
+
 /// What a client has in mind for one connection.
 struct Visit {
     session: usize,
+    client: Rc<Memory>,
     journal: SharedJournal,
     socket: Socket,
     /// Rooms and whether it is in them.
@@ -53,16 +64,21 @@ impl Client {
     /// Connects, and connects again, for ever.
     pub(super) async fn run(self) -> turmoil::Result {
         let rng = RefCell::new(labelled(self.plan.seed, &format!("client/{}", self.number)));
+        let user = self.me().user.clone();
+        let own = format!("user:{}", user.as_deref().unwrap_or_default());
+        let (last, tells) = (RefCell::default(), self.me().since);
+        let client = Rc::new(Memory { own, last, tells });
         sleep(Duration::from_millis(self.me().at_ms)).await;
         loop {
             let pod = self.choose(&rng);
-            if let Some(socket) = self.connect(pod).await {
-                let session =
-                    self.journal.borrow_mut().open(self.number, self.me().user.clone(), pod);
+            let since = client.of_greeting();
+            if let Some(socket) = self.connect(pod, &since).await {
+                let session = self.journal.borrow_mut().open(self.number, user.clone(), pod, since);
                 let rooms = self.me().rooms.iter().map(|room| (room.clone(), false)).collect();
                 let journal = self.journal.clone();
                 let heard = Instant::now();
-                let mut visit = Visit { session, journal, socket, rooms, heard, retry: None };
+                let (client, retry) = (Rc::clone(&client), None);
+                let mut visit = Visit { session, client, journal, socket, rooms, heard, retry };
                 let why = self.stay(&mut visit, &rng).await;
                 self.journal.borrow_mut().close(session, &why);
             }
@@ -80,16 +96,21 @@ impl Client {
         usize::try_from(rng.borrow_mut().below(pods)).unwrap_or(0)
     }
 
-    async fn connect(&self, pod: usize) -> Option<Socket> {
-        let query = self.me().user.as_ref().map(|user| {
+    async fn connect(&self, pod: usize, since: &[(String, String)]) -> Option<Socket> {
+        let token = self.me().user.as_ref().map(|user| {
             let grant =
                 Grant { user: user.clone(), rooms: Vec::new(), ttl: Duration::from_secs(3_600) };
             let now = seam::unix().unwrap_or_default().as_millis();
             let now = UnixMillis(u64::try_from(now).unwrap_or(u64::MAX));
-            format!("?token={}", token::mint(&self.keys, &grant, now).unwrap_or_default())
+            format!("token={}", token::mint(&self.keys, &grant, now).unwrap_or_default())
         });
+        let since = since.iter().map(|(stream, id)| match stream.as_str() {
+            "all" => format!("since_all={id}"),
+            _ => format!("since={id}"),
+        });
+        let query: Vec<String> = token.into_iter().chain(since).collect();
         let host = pod_name(pod);
-        let url = format!("ws://{host}:{HTTP_PORT}/ws{}", query.unwrap_or_default());
+        let url = format!("ws://{host}:{HTTP_PORT}/ws?{}", query.join("&"));
         let connecting = async {
             let stream = SimNet::connect(&host, HTTP_PORT).await?;
             Ok::<_, Error>(client_async(url, stream).await?.0)
@@ -202,8 +223,49 @@ impl Client {
     }
 }
 
+impl Memory {
+    /// What to say when it connects.
+    fn of_greeting(&self) -> Vec<(String, String)> {
+        let known = [self.own.as_str(), "all"]
+            .into_iter()
+            .filter_map(|stream| self.of_room(stream).map(|id| (stream.to_owned(), id)));
+        known.collect()
+    }
+
+    /// What to say when it joins.
+    fn of_room(&self, stream: &str) -> Option<String> {
+        self.last.borrow().get(stream).filter(|_| self.tells).cloned()
+    }
+
+    /// Keeps where it is now.
+    fn note(&self, message: &Value) {
+        let payload = &message["payload"];
+        let stream = |room: &Value| room.as_str().unwrap_or(&self.own).to_owned();
+        let mut last = self.last.borrow_mut();
+        // Who has recovered goes on from where it was.
+        let mut starts = |stream: String, told: &Value| {
+            if let Some(id) = told["id"].as_str().filter(|_| told["recovered"] != true) {
+                last.insert(stream, id.to_owned());
+            }
+        };
+        match message["type"].as_str() {
+            Some("system:connected") => {
+                starts(self.own.clone(), payload);
+                starts("all".to_owned(), &payload["all"]);
+            }
+            Some("room:joined" | "system:resync") => starts(stream(&payload["room"]), payload),
+            _ => {
+                if let Some(id) = message["id"].as_str() {
+                    last.insert(stream(&message["room"]), id.to_owned());
+                }
+            }
+        }
+    }
+}
+
 /// Does what a message asks for.
 async fn react(visit: &mut Visit, told: &Value) -> Result<(), String> {
+    visit.client.note(told);
     let room = told["payload"]["room"].as_str().unwrap_or_default();
     let at = visit.rooms.iter().position(|(name, _)| name == room);
     match (told["type"].as_str(), at) {
@@ -237,7 +299,11 @@ async fn ask(visit: &mut Visit, asked: Asked) -> Result<(), String> {
     let room = asked.room().unwrap_or_default();
     let kind = if matches!(asked, Asked::Leave(_)) { "room:leave" } else { "room:join" };
     let mut message = json!({"type": kind, "payload": {"room": room}});
-    message["ref"] = visit.journal.borrow_mut().ask(visit.session, asked).into();
+    let since = visit.client.of_room(room).filter(|_| matches!(asked, Asked::Join(..)));
+    if let Some(since) = &since {
+        message["payload"]["since"] = since.as_str().into();
+    }
+    message["ref"] = visit.journal.borrow_mut().ask(visit.session, asked, since).into();
     tell(visit, &message).await
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Session {
     pub(super) client: usize,
     pub(super) user: Option<String>,
     pub(super) pod: usize,
+    /// Where its client said that it was, by the names of the streams.
+    pub(super) since: Vec<(String, String)>,
     /// What was said and what came, with the time.
     pub(super) words: Vec<(u64, Word)>,
     pub(super) closed: Option<u64>,
@@ -41,8 +43,8 @@ pub(super) struct Session {
 /// Something that goes over a WebSocket.
 #[derive(Debug)]
 pub(super) enum Word {
-    /// The client asks for something, and numbers it.
-    Asked(u32, Asked),
+    /// The client asks for something, and numbers it; a join may tell where it was.
+    Asked(u32, Asked, Option<String>),
     /// A message.
     Heard(String),
 }
@@ -88,15 +90,25 @@ impl Session {
 
 impl Journal {
     /// A WebSocket is open.
-    pub(super) fn open(&mut self, client: usize, user: Option<String>, pod: usize) -> usize {
+    pub(super) fn open(
+        &mut self,
+        client: usize,
+        user: Option<String>,
+        pod: usize,
+        since: Vec<(String, String)>,
+    ) -> usize {
         let session = self.sessions.len();
         let from = pod_name(pod);
-        let what = format_args!("\"from\":\"{from}\",\"session\":{session},\"opened\":{pod}");
+        let told = Value::from(format!("{since:?}"));
+        let what = format_args!(
+            "\"from\":\"{from}\",\"session\":{session},\"opened\":{pod},\"since\":{told}"
+        );
         trace::note(&client_name(client), what);
         self.sessions.push(Session {
             client,
             user,
             pod,
+            since,
             words: Vec::new(),
             closed: None,
             code: None,
@@ -120,13 +132,13 @@ impl Journal {
     }
 
     /// A client asks for something; gives the number of the request.
-    pub(super) fn ask(&mut self, session: usize, asked: Asked) -> u32 {
+    pub(super) fn ask(&mut self, session: usize, asked: Asked, since: Option<String>) -> u32 {
         let Session { client, pod, ref mut words, .. } = self.sessions[session];
-        let (to, text) = (pod_name(pod), Value::from(format!("{asked:?}")));
+        let (to, text) = (pod_name(pod), Value::from(format!("{asked:?} {since:?}")));
         let what = format_args!("\"to\":\"{to}\",\"session\":{session},\"asked\":{text}");
         trace::note(&client_name(client), what);
         let reference = u32::try_from(words.len()).unwrap_or(u32::MAX);
-        words.push((trace::now_us(), Word::Asked(reference, asked)));
+        words.push((trace::now_us(), Word::Asked(reference, asked, since)));
         reference
     }
 

@@ -12,7 +12,7 @@ use crate::{
     frames::Message,
     hearing::{Heard, Hearing, Rules},
     oracle::{Failure, Verdict, answers, liveness},
-    session::{self, Stage},
+    session::{self, Asked, Stage},
     truth::StreamId,
 };
 
@@ -69,11 +69,21 @@ impl Listener {
     }
 
     fn listen(&mut self, of: &Session, facts: &mut Facts, rules: Rules) -> Verdict {
+        for (name, id) in &of.since {
+            let stream = facts.truth.stream(name);
+            self.session.since.extend(facts.since(name, id).map(|node| (stream, node)));
+        }
         for (us, word) in &of.words {
             let text = match word {
                 Word::Heard(text) => text.as_bytes(),
-                Word::Asked(reference, asked) => {
-                    self.session.asked.insert(*reference, asked.clone());
+                Word::Asked(reference, asked, since) => {
+                    let asked = match (asked, since) {
+                        (Asked::Join(room, _), Some(id)) => {
+                            Asked::Join(room.clone(), facts.since(room, id))
+                        }
+                        _ => asked.clone(),
+                    };
+                    self.session.asked.insert(*reference, asked);
                     continue;
                 }
             };

@@ -41,6 +41,9 @@ pub struct ClientPlan {
     pub rooms: Vec<String>,
     /// How it behaves until the quiet time.
     pub habit: Habit,
+    /// Whether it tells where it was when it comes back.
+    #[serde(default)]
+    pub since: bool,
 }
 
 /// How a client behaves.
@@ -277,7 +280,8 @@ fn client(seed: u64, number: usize) -> ClientPlan {
         &mut rng,
         &[Habit::Steady, Habit::Steady, Habit::Flapping, Habit::Wandering, Habit::Sleepy],
     );
-    ClientPlan { user, at_ms: 300 + rng.below(2_000), rooms, habit }
+    let at_ms = 300 + rng.below(2_000);
+    ClientPlan { user, at_ms, rooms, habit, since: rng.below(3) > 0 }
 }
 
 fn publishes(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {

@@ -39,6 +39,12 @@ impl Facts {
         facts
     }
 
+    /// The place in a stream that a client names as the last it has seen.
+    pub(super) fn since(&mut self, stream: &str, id: &str) -> Option<NodeId> {
+        let stream = self.truth.stream(stream);
+        self.truth.place(stream, id).or_else(|| self.truth.beginning(stream, id))
+    }
+
     fn read(&mut self, logged: &Logged) -> Option<()> {
         let channel = std::str::from_utf8(&logged.channel).ok()?;
         let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?;

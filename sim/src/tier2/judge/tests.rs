@@ -51,11 +51,18 @@ fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
     let joined = json!({
         "type": "room:joined", "ref": 0, "payload": {"room": "event:1", "id": id(0)}
     });
-    let asked = Word::Asked(0, Asked::Join("event:1".to_owned(), None));
+    let asked = Word::Asked(0, Asked::Join("event:1".to_owned(), None), None);
     let heard = once(&joined).chain(heard).map(|message| Word::Heard(message.to_string()));
     let words = once(asked).chain(heard).map(|word| (0, word)).collect();
-    let session =
-        Session { client: 0, user: Some(user.to_owned()), pod: 0, words, closed: None, code: None };
+    let session = Session {
+        client: 0,
+        user: Some(user.to_owned()),
+        pod: 0,
+        since: Vec::new(),
+        words,
+        closed: None,
+        code: None,
+    };
     let rules =
         Rules { positions: true, sets_back: false, is_complete: false, recovers: None, marker };
     let heard = Listener::new(&session).listen(&session, &mut facts(), rules);
