@@ -43,8 +43,8 @@ pub struct Config {
     pub memory_broker_bytes_max: usize,
     /// `HISTORY_*`, `POSITION_TTL`, `LATEST_TTL`, `IDEMPOTENCY_TTL`
     pub retention: Retention,
-    /// `POSITION_CHECK`, but at most half of `POSITION_TTL`: in this time each stream is compared
-    /// with the broker once.
+    /// `POSITION_CHECK`, but at most a quarter of `POSITION_TTL`: in this time each stream is
+    /// compared with the broker once.
     pub position_check: Duration,
     /// `DELIVERY_LATEST`: event types, beside `booking:queue_position`, of which only the newest
     /// value matters.

@@ -97,6 +97,8 @@ pub struct Receipt {
     pub complete: bool,
     /// Whether a client has acknowledged it.
     pub acknowledged: bool,
+    /// An acknowledgement is waited for, after which this is told again.
+    pub awaits_ack: bool,
 }
 
 /// Another instance, and the age of what it said of itself.
@@ -466,10 +468,13 @@ impl Link {
                 self.waiting_reads.push_back((read, stream, after));
             }
             Action::Compare { check, streams } => self.compare(check, streams),
-            Action::Receipt { mid, recipients, instances, complete, acknowledged } => {
-                if let Some(receipt) = self.receipts.remove(&mid) {
-                    let counted = Receipt { recipients, instances, complete, acknowledged };
-                    receipt.send(Some(counted)).ok(); // Whoever asked may be gone.
+            Action::Receipt { mid, recipients, instances, complete, acknowledged, awaits_ack } => {
+                let counted = Receipt { recipients, instances, complete, acknowledged, awaits_ack };
+                if let Some(receipt) = self.receipts.get(&mid) {
+                    receipt.send_replace(Some(counted));
+                }
+                if !awaits_ack {
+                    self.receipts.remove(&mid);
                 }
             }
             Action::Tell { to, bytes } => self.tell(to, bytes),

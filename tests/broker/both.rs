@@ -1,5 +1,7 @@
 //! What both brokers promise, asked of both.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use realtime_core::{
     entry::{Body, Place},
@@ -138,6 +140,25 @@ async fn the_heads_of_many_streams_are_read_at_once() {
         let origin = Position { epoch: EPOCH, offset: 0, mid: Mid(0) };
         assert_eq!(heads, [Some(position(2, 2)), Some(origin), None, None]);
         // Nothing was made by looking.
+        assert_eq!(broker.heads(vec![stream("event:2")]).await.unwrap(), [None]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn looking_at_a_head_lets_it_live_on() {
+    let position_ttl = Duration::from_secs(1);
+    on_both(Retention { position_ttl, ..retention() }, async |broker| {
+        broker.publish(publish("event:1", 1)).await.unwrap();
+        broker.publish(publish("event:2", 2)).await.unwrap();
+        // For much longer than it would live by itself.
+        let start = Instant::now();
+        let mut looks = tokio::time::interval(position_ttl / 10);
+        while start.elapsed() < 3 * position_ttl {
+            looks.tick().await;
+            let heads = broker.heads(vec![stream("event:1")]).await.unwrap();
+            assert_eq!(heads, [Some(position(1, 1))]);
+        }
         assert_eq!(broker.heads(vec![stream("event:2")]).await.unwrap(), [None]);
     })
     .await;

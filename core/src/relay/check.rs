@@ -27,8 +27,8 @@ pub(super) struct Checks {
     last: CheckId,
     /// What the newest one is about and where that was, until it is answered.
     asked: Vec<(StreamName, Position)>,
-    /// Streams that the broker was ahead in, where it was, and when to look at them again: what is
-    /// lacking may be on its way.
+    /// Streams that the broker was ahead in, where they were then, and when to look at them again:
+    /// what is lacking may be on its way.
     late: VecDeque<(Instant, StreamName, Position)>,
 }
 
@@ -85,8 +85,8 @@ impl Relay {
             && *at <= turn.now
         {
             let late = self.checks.late.pop_front();
-            let (_, name, head) = late.expect("it was looked at");
-            self.look_again(&name, head, turn);
+            let (_, name, was) = late.expect("it was looked at");
+            self.look_again(&name, was, turn);
         }
         if self.checks.next.is_none_or(|next| next > turn.now) {
             return;
@@ -95,12 +95,11 @@ impl Relay {
         if !self.checks.asked.is_empty() {
             return; // The broker is slow.
         }
-        let asked = &mut self.checks.asked;
-        let (cursor, streams) = self.streams.some_from(self.checks.cursor, |stream| {
-            asked.extend(place(stream));
-            asked.len() < COMPARED_MAX
-        });
-        self.checks.cursor = if streams { cursor } else { 0 };
+        let from = std::mem::take(&mut self.checks.cursor);
+        self.gather(from);
+        if self.checks.asked.is_empty() && from > 0 {
+            self.gather(0); // There is none behind the last one.
+        }
         if self.checks.asked.is_empty() {
             return;
         }
@@ -108,6 +107,16 @@ impl Relay {
         self.checks.last = check;
         let streams = self.checks.asked.iter().map(|(name, _)| name.clone()).collect();
         turn.actions.push(Action::Compare { check, streams });
+    }
+
+    /// Takes the streams that are next in the slab.
+    fn gather(&mut self, from: usize) {
+        let asked = &mut self.checks.asked;
+        let (cursor, is_more) = self.streams.some_from(from, |stream| {
+            asked.extend(place(stream));
+            asked.len() < COMPARED_MAX
+        });
+        self.checks.cursor = if is_more { cursor } else { 0 };
     }
 
     /// The broker has said where streams are, or that it can't; none for one that it knows nothing
@@ -128,10 +137,7 @@ impl Relay {
             let Some((index, last)) = self.live(&name) else { continue };
             match head.map_or(Finding::Other, |head| compare(was, last, head)) {
                 Finding::Same => {}
-                Finding::Behind => {
-                    let at = turn.now + LATE;
-                    self.checks.late.extend(head.map(|head| (at, name, head)));
-                }
+                Finding::Behind => self.checks.late.push_back((turn.now + LATE, name, last)),
                 Finding::Other if planted!("compare only what is ahead") => {}
                 Finding::Other => {
                     turn.actions.push(Action::Reach("relay_check_differs"));
@@ -142,10 +148,11 @@ impl Relay {
         }
     }
 
-    /// What the broker had more of has had its time to come.
-    fn look_again(&mut self, name: &StreamName, head: Position, turn: &mut Turn<'_>) {
+    /// What the broker had more of has had its time to come. A stream that has moved shows by
+    /// itself whether it lacks anything.
+    fn look_again(&mut self, name: &StreamName, was: Position, turn: &mut Turn<'_>) {
         if let Some((index, last)) = self.live(name)
-            && (last.epoch != head.epoch || last.offset < head.offset)
+            && last == was
         {
             turn.actions.push(Action::Reach("relay_check_finds_a_loss"));
             self.outlet.stats.compared_unequal += 1;

@@ -205,6 +205,8 @@ pub enum Action {
         complete: bool,
         /// Whether a client has acknowledged it.
         acknowledged: bool,
+        /// An acknowledgement is waited for: there will be another receipt.
+        awaits_ack: bool,
     },
     /// Ask the broker where streams are. To be answered by `Input::Compared`.
     Compare {

@@ -128,6 +128,15 @@ impl Expected {
     }
 }
 
+impl Expected {
+    /// What is counted so far.
+    fn receipt(&self, mid: Mid, complete: bool, awaits_ack: bool) -> Action {
+        let Self { recipients, instances, acknowledged, .. } = *self;
+        let complete = complete && !self.partial;
+        Action::Receipt { mid, recipients, instances, complete, acknowledged, awaits_ack }
+    }
+}
+
 impl Source {
     pub(super) fn of(entry: &Entry) -> Self {
         Self { mid: mid(entry), origin: entry.body.origin }
@@ -284,7 +293,11 @@ impl Receipts {
         match at.and_then(|at| self.filled.remove(at)) {
             Some((_, Some(count))) => self.count(source, count, turn),
             Some((_, None)) => self.owe_for_filled(source),
-            None => self.count(source, Count { recipients: 0, partial }, turn),
+            None => {
+                // One that is forgotten may have been handed over.
+                let partial = partial || self.filled.len() == KNOWN_MAX;
+                self.count(source, Count { recipients: 0, partial }, turn);
+            }
         }
     }
 
@@ -471,7 +484,9 @@ impl Receipts {
                     && !planted!("wait for no acknowledgement") =>
             {
                 expected.counted = Some(complete);
+                let receipt = expected.receipt(mid, complete, true);
                 self.set_deadline(mid, by);
+                turn.actions.push(receipt);
             }
             Some(_) | None => {
                 let complete = complete || expected.counted == Some(true);
@@ -483,9 +498,7 @@ impl Receipts {
     fn answer(&mut self, mid: Mid, complete: bool, actions: &mut Vec<Action>) {
         let expected = self.expected.remove(&mid).expect("only called for what is expected");
         self.deadlines.remove(&(expected.deadline, mid));
-        let Expected { recipients, instances, partial, acknowledged, .. } = expected;
-        let complete = complete && !partial;
-        actions.push(Action::Receipt { mid, recipients, instances, complete, acknowledged });
+        actions.push(expected.receipt(mid, complete, false));
     }
 
     fn set_deadline(&mut self, mid: Mid, deadline: Instant) {

@@ -449,9 +449,9 @@ fn retention(env: &Reader<'_>) -> Result<Retention, ConfigError> {
     })
 }
 
-/// It renews the numbering of streams, which must not expire meanwhile.
+/// It renews the numbering of streams, which must not expire meanwhile, though one may fail.
 fn position_check(env: &Reader<'_>) -> Result<Duration, ConfigError> {
-    let longest = retention(env)?.position_ttl / 2;
+    let longest = retention(env)?.position_ttl / 4;
     Ok(env.duration("POSITION_CHECK", ms(500)..=hours(24))?.min(longest))
 }
 

@@ -12,7 +12,7 @@ use realtime_core::{
     wire::encode,
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{timeout, timeout_at},
 };
 use tonic::{Code, Status};
@@ -36,6 +36,8 @@ pub(super) struct Publisher {
     shared: Arc<Shared>,
     /// One for each publish that the broker has not answered.
     permits: Arc<Semaphore>,
+    /// One for each call that waits for an acknowledgement.
+    ack_permits: Arc<Semaphore>,
     recent: Arc<Mutex<Recent>>,
 }
 
@@ -59,7 +61,8 @@ pub(super) struct Outcome {
 impl Publisher {
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Self { shared: Arc::clone(shared), permits, recent: Arc::default() }
+        let ack_permits = Arc::new(Semaphore::new(ACK_CALLS_MAX));
+        Self { shared: Arc::clone(shared), permits, ack_permits, recent: Arc::default() }
     }
 
     /// Publishes `message` and waits for the receipt, by `deadline` at the latest if there is one.
@@ -90,27 +93,17 @@ impl Publisher {
         let shared = &self.shared;
         let clock = shared.service.clock;
         let now = clock.now();
+        // The server gives a call no longer than that.
+        let deadline = deadline.map(|deadline| deadline.min(now + CALL_MAX));
         let by = deadline.unwrap_or(now + PUBLISH_TIMEOUT).min(now + PUBLISH_TIMEOUT);
         let permit = Arc::clone(&self.permits)
             .try_acquire_owned()
             .map_err(|_| unavailable("not published: too many publishes are in progress"))?;
-
-        let receipt_timeout = shared.service.config.receipt_timeout;
         let mid = entropy::fresh_mid();
-        let (receipt, received) = watch::channel(None);
-        if message.idempotency_key.is_some() {
-            self.recent().remember(mid, received.clone());
-        }
-        let stream = message.stream.clone();
-        let expected =
-            LinkCommand::Expected { mid, stream, deadline: by + receipt_timeout, receipt };
-        // Told before the broker is, since the message may come back at once.
-        match timeout_at(clock.tokio(by), shared.service.link.send(expected)).await {
-            Ok(Ok(())) => (),
-            Ok(Err(_)) => return Err(unavailable("not published: the instance is stopping")),
-            Err(_) => return Err(unavailable("not published: the relay is overloaded")),
-        }
-
+        let received = self.expect(&message, mid, by).await?;
+        // A repeated call may go on waiting where this one is given up.
+        let is_alone = message.ack && message.idempotency_key.is_none();
+        let _waiting = is_alone.then(|| Waiting { shared, mid });
         let kind = Arc::clone(&message.kind);
         let ack_timeout = message.ack.then_some(shared.service.config.ack_timeout);
         // On its own: a caller that gives up must not stop a publish half-way, since the next ones
@@ -140,14 +133,44 @@ impl Publisher {
         // The relay answers by then with what was counted; a busy one may be late. What it can't
         // tell is not counted.
         let given_up = clock.tokio(by + RELAY_MARGIN);
-        let receipt = timeout_at(given_up, receipt_of(received)).await.unwrap_or_default();
-        let Receipt { recipients, instances, complete, acknowledged } = receipt;
+        let receipt = match received {
+            Some(received) => receipt_of(received, given_up, ack_timeout.is_some(), shared).await,
+            None => Receipt::default(),
+        };
+        let Receipt { recipients, instances, complete, acknowledged, .. } = receipt;
         let delivered = if ack_timeout.is_some() { acknowledged } else { recipients > 0 };
         if !duplicate {
             shared.counters.notified(&kind, delivered);
         }
         let message_id = published.position.map(id_of).unwrap_or_default();
         Ok(Outcome { message_id, delivered, recipients, instances, complete, duplicate })
+    }
+
+    /// Tells the relay that the receipt of `mid` is waited for: before the broker is asked, since
+    /// the message may come back at once.
+    async fn expect(&self, message: &Message, mid: Mid, by: Instant) -> Result<Awaited, Status> {
+        let service = &self.shared.service;
+        let permit = match message.ack {
+            false => None,
+            true => Some(Arc::clone(&self.ack_permits).try_acquire_owned().map_err(|_| {
+                unavailable("not published: too many calls wait for an acknowledgement")
+            })?),
+        };
+        let (receipt, received) = watch::channel(None);
+        let (stream, deadline) = (message.stream.clone(), by + service.config.receipt_timeout);
+        let expected = LinkCommand::Expected { mid, stream, deadline, receipt };
+        match timeout_at(service.clock.tokio(by), service.link.send(expected)).await {
+            Ok(Ok(())) => (),
+            Ok(Err(_)) => return Err(unavailable("not published: the instance is stopping")),
+            Err(_) => return Err(unavailable("not published: the relay is overloaded")),
+        }
+        if message.idempotency_key.is_some() {
+            self.recent().remember(mid, received.clone());
+        }
+        if let Some(permit) = permit {
+            tokio::spawn(hold(permit, received.clone()));
+        }
+        Ok(received)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -162,11 +185,50 @@ fn id_of(position: Position) -> String {
     String::from_utf8(id).expect("an id is ASCII")
 }
 
-/// Waits for a receipt. One of nobody where there will be none.
-async fn receipt_of(received: Option<Awaited>) -> Receipt {
-    let Some(mut received) = received else { return Receipt::default() };
-    let receipt = received.wait_for(Option::is_some).await;
-    receipt.map_or_else(|_| Receipt::default(), |receipt| receipt.unwrap_or_default())
+/// Waits for a receipt until `by`, and for an acknowledgement if there is to be one. Gives what is
+/// known by then; one of nobody where there will be none. An instance that stops waits for counts
+/// only.
+async fn receipt_of(
+    mut received: Awaited,
+    by: tokio::time::Instant,
+    with_ack: bool,
+    shared: &Shared,
+) -> Receipt {
+    let is_whole = |receipt: &Option<Receipt>| {
+        receipt.as_ref().is_some_and(|receipt| !with_ack || !receipt.awaits_ack)
+    };
+    let stopping = async {
+        shared.stopping().await;
+        received.clone().wait_for(Option::is_some).await.ok();
+    };
+    let mut waiting = received.clone();
+    tokio::select! {
+        biased;
+        _ = waiting.wait_for(is_whole) => (),
+        () = stopping => (),
+        () = tokio::time::sleep_until(by) => (),
+    }
+    let known = *received.borrow_and_update();
+    known.unwrap_or_default()
+}
+
+/// Keeps a permit until nobody waits for an acknowledgement any more.
+async fn hold(permit: OwnedSemaphorePermit, mut received: Awaited) {
+    received.wait_for(|receipt| receipt.is_some_and(|receipt| !receipt.awaits_ack)).await.ok();
+    drop(permit);
+}
+
+/// A call that waits for the receipt of `mid`. When it is given up, nobody does.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    mid: Mid,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Where there is no room for it the relay finds out in its time.
+        self.shared.service.link.try_send(LinkCommand::Unpublished { mid: self.mid }).ok();
+    }
 }
 
 /// Until when counts are waited for, from now on.
@@ -190,7 +252,8 @@ async fn carry_out(
             shared.counters.published(stream.kind());
             let ack_by =
                 ack_timeout.map(|timeout| deadline.unwrap_or_else(|| shared.now() + timeout));
-            let (subscribers, deadline) = (published.subscribers, receipt_by(shared, deadline));
+            let deadline = receipt_by(shared, deadline.or(ack_by));
+            let subscribers = published.subscribers;
             LinkCommand::Published { mid, subscribers, deadline, ack_by }
         }
         Ok(_) | Err(_) => LinkCommand::Unpublished { mid },
@@ -234,6 +297,12 @@ async fn through_broker(shared: &Shared, message: Message, mid: Mid) -> Result<P
 
 /// Publishes that the broker has not answered, at once. At 20 µs each this is 80 ms of its time.
 const IN_FLIGHT_MAX: usize = 4_096;
+
+/// Calls that wait for an acknowledgement at once: half of all that can wait for a receipt.
+const ACK_CALLS_MAX: usize = 1 << 15;
+
+/// The longest that a call waits for anything, less than the server gives it.
+const CALL_MAX: Duration = Duration::from_secs(595);
 
 /// How late the relay may answer. Half of what is left of a caller's deadline for the answer.
 const RELAY_MARGIN: Duration = Duration::from_millis(25);

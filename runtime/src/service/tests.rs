@@ -101,7 +101,7 @@ async fn start(config: Config) -> Bench {
 }
 
 const RECEIPT: Receipt =
-    Receipt { recipients: 3, instances: 2, complete: true, acknowledged: false };
+    Receipt { recipients: 3, instances: 2, complete: true, acknowledged: false, awaits_ack: false };
 
 /// Gives a receipt of 3 once a message is published, except for the user `lost`.
 async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {

@@ -232,6 +232,8 @@ impl World<'_, '_> {
                 let event = Event::Compare(id, check, streams.collect());
                 self.queue(Queue::Commands(id, 0), event);
             }
+            // What is counted so far; the rest follows.
+            relay::Action::Receipt { awaits_ack: true, .. } => {}
             relay::Action::Receipt { mid, recipients, complete, acknowledged, .. } => {
                 self.receipt(mid, Some((recipients, complete)))?;
                 self.ack_answered(mid, acknowledged)?;

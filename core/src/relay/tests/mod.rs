@@ -107,9 +107,13 @@ fn words(action: &Action) -> String {
             let after = after.map_or_else(String::new, |after| format!(" after {after}"));
             format!("read {} of {}{after}", read.0, stream.as_str())
         }
-        Action::Receipt { mid, recipients, instances, complete, acknowledged } => {
+        Action::Receipt { mid, recipients, instances, complete, acknowledged, awaits_ack } => {
             let complete = if *complete { "" } else { ", or more" };
-            let acked = if *acknowledged { ", acknowledged" } else { "" };
+            let acked = match (acknowledged, awaits_ack) {
+                (true, _) => ", acknowledged",
+                (false, true) => ", not yet acknowledged",
+                (false, false) => "",
+            };
             format!("receipt {}: {recipients} on {instances}{complete}{acked}", mid.0 >> 32)
         }
         Action::Compare { check, streams } => {

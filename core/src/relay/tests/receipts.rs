@@ -67,13 +67,25 @@ fn an_acknowledgement_is_waited_for_until_its_own_time_is_up() {
         step(&mut relay, 0, published_with_ack(offset));
         step(&mut relay, 0, handed_over(0, offset - 6, 1));
     }
-    // All counts are there, or their time is up.
-    step(&mut relay, 10, report(2, &[(6, 1), (7, 1)]));
-    assert_eq!(step(&mut relay, 250, Input::TimedOut), [""; 0]);
+    // What is counted is told at once, and when the time for that is up.
+    assert_eq!(
+        step(&mut relay, 10, report(2, &[(6, 1), (7, 1)])),
+        ["receipt 6: 2 on 2, not yet acknowledged", "receipt 7: 2 on 2, not yet acknowledged"]
+    );
+    assert_eq!(
+        step(&mut relay, 250, Input::TimedOut),
+        [
+            "receipt 8: 1 on 1, or more, not yet acknowledged",
+            "receipt 9: 1 on 1, or more, not yet acknowledged"
+        ]
+    );
     assert_eq!(step(&mut relay, 300, acknowledged(1, 6)), ["receipt 6: 2 on 2, acknowledged"]);
     assert_eq!(step(&mut relay, 300, acks(2, 8)), ["receipt 8: 1 on 1, or more, acknowledged"]);
     // What comes late still counts.
-    assert_eq!(step(&mut relay, 400, report(2, &[(9, 1)])), [""; 0]);
+    assert_eq!(
+        step(&mut relay, 400, report(2, &[(9, 1)])),
+        ["receipt 9: 2 on 2, not yet acknowledged"]
+    );
     let late = step(&mut relay, 5_000, Input::TimedOut);
     let receipts: Vec<_> = late.iter().filter(|line| line.starts_with("receipt")).collect();
     assert_eq!(receipts, ["receipt 7: 2 on 2", "receipt 9: 2 on 2"]);
