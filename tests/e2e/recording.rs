@@ -32,18 +32,19 @@ async fn bare_machines_want_what_a_recorded_instance_did() {
         server.terminate();
         assert!(server.exit().await.success());
 
-        let mut machines = Vec::new();
+        // Which worker takes a connection is the kernel's choice: one may have none.
+        let (mut machines, mut inputs) = (Vec::new(), 0);
         for entry in fs::read_dir(&path).unwrap() {
             let path = entry.unwrap().path();
             let mode = fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "nobody else may read what was sent");
-            let inputs = replay(&path).unwrap();
-            assert!(inputs > 10, "{path:?} has only {inputs}");
+            inputs += replay(&path).unwrap();
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
             machines.push(name.split_once('-').unwrap().1.to_owned());
         }
         machines.sort();
         assert_eq!(machines, ["relay", "worker-0", "worker-1"]);
+        assert!(inputs > 30, "there are only {inputs}");
     }
 }
 
