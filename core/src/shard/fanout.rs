@@ -250,9 +250,10 @@ impl Item {
     }
 }
 
-/// Whether a connection is still the present one of its slot.
+/// Whether a connection is still the present one of its slot. The table may have become shorter.
 fn is_there(connections: &[Connection], conn: ConnectionId) -> bool {
-    connections[conn.slot as usize].generation == conn.generation
+    let present = connections.get(conn.slot as usize);
+    present.is_some_and(|present| present.generation == conn.generation)
 }
 
 fn hand_over(publication: &Publication, recipients: u32, actions: &mut Actions) {

@@ -96,3 +96,29 @@ fn a_message_that_is_resumed_asks_again() {
     assert_eq!(ack(&mut bed, 0, 1), [""; 0]);
     assert_eq!(ack(&mut bed, 0, 2), ["acknowledged 2 for 3"]);
 }
+
+#[test]
+fn who_was_sent_a_message_may_be_gone_with_its_slot_when_another_is_sent_it() {
+    let mut bed = bed();
+    bed.open_as(5, identity("a", &[], None), 0);
+    bed.publish_this(asking(1));
+    bed.walk(0, 10);
+    bed.delivered(0, 1);
+    bed.step(Input::Closed { conn: conn(5) });
+    // It comes back to the first slot, and resumes.
+    bed.arrive(0, Handshake { token: true, ..Handshake::default() });
+    let outcome = Ok(identity("a", &[], None));
+    bed.step(Input::Verified { conn: conn(0), outcome, user_connections: 0 });
+    let missed = Missed {
+        frame: Frame(Bytes::from_static(b"{}")),
+        kind: "x".into(),
+        exclude_user: None,
+        acks_to: Some(ORIGIN),
+        position: position(1).unwrap(),
+    };
+    let suffix = Suffix::new([missed].into(), 0);
+    let (position, recovered) = (position(1), true);
+    bed.relayed(ToShard::Joined { request: RequestId(2), position, recovered, suffix });
+    assert_eq!(bed.joined(3, 0).len(), 2, "the greeting and what was missed");
+    assert_eq!(ack(&mut bed, 0, 1), ["acknowledged 1 for 3"]);
+}
