@@ -179,7 +179,7 @@ async fn publish(shared: Arc<Shared>, user: usize) -> Published {
             }
             published.retries += 1;
             attempt += 1;
-            sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await; // As a back end does before it repeats a call.
         }
         if shared.losses.load(SeqCst) != losses {
             published.maybe_twice.insert(number);
@@ -222,7 +222,7 @@ async fn listen(shared: Arc<Shared>, user: usize) -> Vec<Seen> {
                 return seen;
             }
         }
-        sleep(Duration::from_millis(10 + rng.below(100))).await;
+        sleep(Duration::from_millis(10 + rng.below(100))).await; // As the recipe does.
     }
 }
 

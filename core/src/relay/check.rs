@@ -12,6 +12,7 @@ use crate::{
 use super::{
     Action, Relay, Turn,
     stream::{Head, Stream},
+    streams::StreamIndex,
 };
 
 /// Compares every live stream once in a while, some at a time.
@@ -161,7 +162,7 @@ impl Relay {
     }
 
     /// A stream that is live and has members, and where it is.
-    fn live(&self, name: &StreamName) -> Option<(super::streams::StreamIndex, Position)> {
+    fn live(&self, name: &StreamName) -> Option<(StreamIndex, Position)> {
         let index = self.streams.find(name)?;
         Some((index, place(&self.streams[index])?.1))
     }

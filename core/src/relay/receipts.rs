@@ -126,9 +126,7 @@ impl Expected {
         self.instances += u32::from(recipients > 0);
         self.partial |= partial;
     }
-}
 
-impl Expected {
     /// What is counted so far.
     fn receipt(&self, mid: Mid, complete: bool, awaits_ack: bool) -> Action {
         let Self { recipients, instances, acknowledged, .. } = *self;

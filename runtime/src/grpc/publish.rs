@@ -121,6 +121,9 @@ impl Publisher {
             Err(_) => return Err(unknown_outcome("the broker did not answer in time")),
         };
         let duplicate = published.duplicate_of.is_some();
+        if duplicate {
+            self.recent().forget(mid);
+        }
         let received = match published.duplicate_of {
             // Another instance may know of the first one, or nobody any more.
             Some(first) => self.recent().of(first),

@@ -28,6 +28,15 @@ impl Recent {
         self.receipts.insert(mid, receipt);
     }
 
+    /// Nothing was published under this mid.
+    pub(super) fn forget(&mut self, mid: Mid) {
+        // It is among the newest ones.
+        if let Some(at) = self.order.iter().rposition(|known| *known == mid) {
+            self.order.remove(at);
+            self.receipts.remove(&mid);
+        }
+    }
+
     pub(super) fn of(&self, mid: Mid) -> Option<Awaited> {
         self.receipts.get(&mid).cloned()
     }
@@ -49,5 +58,18 @@ mod tests {
         }
         assert!(recent.of(Mid(0)).is_none() && recent.of(Mid(1)).is_some());
         assert_eq!(recent.receipts.len(), RECENT_MAX);
+    }
+
+    #[test]
+    fn what_was_not_published_takes_no_room() {
+        let mut recent = Recent::default();
+        let (_sender, receipt) = watch::channel(None);
+        recent.remember(Mid(1), receipt.clone());
+        for mid in 2..=2 * RECENT_MAX as u64 {
+            recent.remember(Mid(mid), receipt.clone());
+            recent.forget(Mid(mid));
+        }
+        assert!(recent.of(Mid(1)).is_some() && recent.of(Mid(2)).is_none());
+        assert_eq!((recent.receipts.len(), recent.order.len()), (1, 1));
     }
 }

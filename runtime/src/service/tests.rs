@@ -1,9 +1,11 @@
 //! The whole service thread on loopback, with a broker, a relay and a worker that do as they are
 //! told.
 
+mod acks;
 mod broker;
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::Mutex,
     time::Duration,
@@ -46,6 +48,8 @@ struct Bench {
     broker: Arc<ScriptedBroker>,
     health: watch::Sender<LinkHealth>,
     phase: watch::Sender<Phase>,
+    /// Publications that nobody waits for any more, as the relay was told.
+    given_up: watch::Receiver<Vec<Mid>>,
     handoffs: mpsc::Sender<Handoff<<TokioNet as Net>::Stream>>,
     grpc: SocketAddr,
     metrics: SocketAddr,
@@ -83,7 +87,8 @@ async fn start(config: Config) -> Bench {
     let (link, commands) = mpsc::channel(16);
     let (worker, asked) = mpsc::channel(16);
     let (handoffs, handed) = mpsc::channel(16);
-    tokio::spawn(relay(commands));
+    let (gone, given_up) = watch::channel(Vec::new());
+    tokio::spawn(relay(commands, gone));
     tokio::spawn(work(asked));
     let service = Service {
         config: Arc::new(config),
@@ -97,28 +102,37 @@ async fn start(config: Config) -> Bench {
     };
     let serving = tokio::task::spawn_local(run::<TokioNet>(service, grpc, Some(metrics), handed));
     let (grpc, metrics) = addresses;
-    Bench { broker, health, phase, handoffs, grpc, metrics, serving }
+    Bench { broker, health, phase, given_up, handoffs, grpc, metrics, serving }
 }
 
 const RECEIPT: Receipt =
     Receipt { recipients: 3, instances: 2, complete: true, acknowledged: false, awaits_ack: false };
 
-/// Gives a receipt of 3 once a message is published, except for the user `lost`.
-async fn relay(mut commands: mpsc::Receiver<LinkCommand>) {
+/// Gives a receipt of 3 once a message is published, except for the user `lost`. No client of the
+/// user `quiet` acknowledges anything.
+async fn relay(mut commands: mpsc::Receiver<LinkCommand>, gone: watch::Sender<Vec<Mid>>) {
+    let mut quiet = BTreeMap::new();
     let mut waiting: Vec<(Mid, watch::Sender<Option<Receipt>>)> = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
-            LinkCommand::Expected { mid, stream, receipt, .. } => {
-                if stream.as_str() != "user:lost" {
-                    waiting.push((mid, receipt));
-                }
-            }
+            LinkCommand::Expected { mid, stream, receipt, .. } => match stream.as_str() {
+                "user:lost" => {}
+                "user:quiet" => _ = quiet.insert(mid, receipt),
+                _ => waiting.push((mid, receipt)),
+            },
             LinkCommand::Published { mid, .. } => {
+                if let Some(receipt) = quiet.get(&mid) {
+                    receipt.send_replace(Some(Receipt { awaits_ack: true, ..RECEIPT }));
+                }
                 while let Some(at) = waiting.iter().position(|(known, _)| *known == mid) {
                     let _given_up = waiting.swap_remove(at).1.send(Some(RECEIPT));
                 }
             }
-            LinkCommand::Unpublished { mid } => waiting.retain(|(known, _)| *known != mid),
+            LinkCommand::Unpublished { mid } => {
+                waiting.retain(|(known, _)| *known != mid);
+                quiet.remove(&mid);
+                gone.send_modify(|gone| gone.push(mid));
+            }
             LinkCommand::Peers(reply) => drop(reply.send(Vec::new())),
             LinkCommand::Leave(_) | LinkCommand::FromShard(..) => {
                 panic!("the service thread says no such thing")
