@@ -5,15 +5,17 @@ use std::{
     mem,
 };
 
-use crate::stream::{StreamName, USER_BYTES_MAX, USER_PREFIX};
+use crate::{
+    slab::Slab,
+    stream::{StreamName, USER_BYTES_MAX, USER_PREFIX},
+};
 
 /// Gives every name an index, dense and used again after `release`. A hash table with linear
-/// probing over a list of names; the hash is keyed, since clients choose the names of rooms.
+/// probing over a slab of names; the hash is keyed, since clients choose the names of rooms.
 #[derive(Debug)]
 pub(crate) struct Names {
     key: u64,
-    names: Vec<Option<StreamName>>,
-    free: Vec<u32>,
+    names: Slab<StreamName>,
     /// A power of two of slots, at most three quarters of them in use.
     slots: Vec<Slot>,
 }
@@ -27,7 +29,7 @@ struct Slot {
 impl Names {
     /// No names.
     pub(crate) fn new(key: u64) -> Self {
-        Self { key, names: Vec::new(), free: Vec::new(), slots: vec![Slot::FREE; SLOTS_MIN] }
+        Self { key, names: Slab::new(), slots: vec![Slot::FREE; SLOTS_MIN] }
     }
 
     /// The index of `name`, given out now if it has none.
@@ -38,11 +40,7 @@ impl Names {
         if (self.len() + 1) * 4 > self.slots.len() * 3 {
             self.resize(self.slots.len() * 2);
         }
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.names.push(None);
-            u32::try_from(self.names.len() - 1).expect("there are fewer than 2^32 names")
-        });
-        self.names[index as usize] = Some(name.clone());
+        let index = self.names.insert(name.clone());
         self.insert(Slot { hash: self.hash(name.as_str()), index });
         index
     }
@@ -64,14 +62,13 @@ impl Names {
 
     /// The name of an index that is in use.
     pub(crate) fn name(&self, index: u32) -> &StreamName {
-        self.names[index as usize].as_ref().expect("the index is in use")
+        &self.names[index]
     }
 
     /// Forgets an index that is in use, and its name.
     pub(crate) fn release(&mut self, index: u32) {
         let at = self.find_slot(self.name(index).as_str()).expect("a name in use is in the table");
-        self.names[index as usize] = None;
-        self.free.push(index);
+        self.names.remove(index);
         self.remove(at);
         if self.slots.len() > SLOTS_MIN && self.len() * 8 < self.slots.len() {
             self.resize(self.slots.len() / 2);
@@ -80,12 +77,17 @@ impl Names {
 
     /// Names in use.
     pub(crate) fn len(&self) -> usize {
-        self.names.len() - self.free.len()
+        self.names.len()
+    }
+
+    /// One more than the last index in use.
+    pub(crate) fn end(&self) -> usize {
+        self.names.end()
     }
 
     /// Every index in use, in ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &StreamName)> {
-        (0u32..).zip(&self.names).filter_map(|(index, name)| Some((index, name.as_ref()?)))
+        self.names.iter()
     }
 
     fn hash(&self, name: &str) -> u32 {

@@ -37,6 +37,7 @@ pub mod planted;
 pub mod relay;
 pub mod rng;
 pub mod shard;
+mod slab;
 pub mod stream;
 pub mod time;
 pub mod transcript;

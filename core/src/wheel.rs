@@ -4,7 +4,7 @@
 //! beyond its turn is cut to the turn) and is late by less than a tick. Every operation takes a
 //! constant time, and none allocates but the first for an index.
 
-use crate::time::Instant;
+use crate::{slab, time::Instant};
 
 /// At most one pending look for each index.
 #[derive(Debug, Hash)]
@@ -73,6 +73,12 @@ impl Wheel {
         if node.next == NONE {
             self.occupied[usize::from(node.bucket) / 64] &= !(1 << (node.bucket % 64));
         }
+    }
+
+    /// Gives up the places from an index on, for which nothing is pending.
+    pub(crate) fn truncate(&mut self, end: usize) {
+        self.nodes.truncate(end);
+        slab::shrink(&mut self.nodes);
     }
 
     /// When to call `pop`; none when nothing is pending.

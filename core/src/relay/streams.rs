@@ -5,7 +5,7 @@ use std::{
     ops,
 };
 
-use crate::stream::StreamName;
+use crate::{slab::Slab, stream::StreamName};
 
 use super::stream::Stream;
 
@@ -17,8 +17,7 @@ pub(super) struct StreamIndex(pub(super) u32);
 /// the slab, so that it depends on inputs only and never on hashes.
 #[derive(Debug)]
 pub(super) struct Streams {
-    slots: Vec<Option<Stream>>,
-    free: Vec<u32>,
+    slab: Slab<Stream>,
     cells: Vec<Cell>,
     seed: u64,
 }
@@ -27,19 +26,19 @@ pub(super) struct Streams {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     hash: u32,
-    /// Index of the slot plus one; 0 is an empty cell.
-    slot: u32,
+    /// Index of the stream plus one; 0 is an empty cell.
+    stream: u32,
 }
 
 impl Streams {
     /// No streams. The seed keeps those who choose room names from choosing their cells as well.
     pub(super) fn new(seed: u64) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), cells: vec![Cell::default(); CELLS_MIN], seed }
+        Self { slab: Slab::new(), cells: vec![Cell::default(); CELLS_MIN], seed }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slab.len()
     }
 
     /// Finds a stream by its name.
@@ -48,7 +47,7 @@ impl Streams {
         let mut at = self.home(hash);
         loop {
             let cell = self.cells[at];
-            let index = StreamIndex(cell.slot.checked_sub(1)?);
+            let index = StreamIndex(cell.stream.checked_sub(1)?);
             if cell.hash == hash && self[index].name == *name {
                 return Some(index);
             }
@@ -59,31 +58,24 @@ impl Streams {
     /// Adds a stream that is not there yet.
     pub(super) fn insert(&mut self, name: StreamName) -> StreamIndex {
         if (self.len() + 1) * 4 > self.cells.len() * 3 {
-            self.grow();
+            self.resize(self.cells.len() * 2);
         }
         let hash = self.hash(&name);
-        let stream = Some(Stream::new(name));
-        let slot = if let Some(slot) = self.free.pop() {
-            self.slots[slot as usize] = stream;
-            slot
-        } else {
-            self.slots.push(stream);
-            u32::try_from(self.slots.len() - 1).expect("fewer than 4 billion streams fit in memory")
-        };
-        self.occupy(Cell { hash, slot: slot + 1 });
-        StreamIndex(slot)
+        let index = self.slab.insert(Stream::new(name));
+        self.occupy(Cell { hash, stream: index + 1 });
+        StreamIndex(index)
     }
 
     /// Forgets a stream.
     pub(super) fn remove(&mut self, index: StreamIndex) {
         let hash = self.hash(&self[index].name);
         let mut hole = self.home(hash);
-        while self.cells[hole].slot != index.0 + 1 {
+        while self.cells[hole].stream != index.0 + 1 {
             hole = self.after(hole);
         }
         // Cells behind the hole move up, so that no search ends before it has found its stream.
         let mut at = self.after(hole);
-        while self.cells[at].slot != 0 {
+        while self.cells[at].stream != 0 {
             let home = self.home(self.cells[at].hash);
             let mask = self.cells.len() - 1;
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
@@ -93,14 +85,15 @@ impl Streams {
             at = self.after(at);
         }
         self.cells[hole] = Cell::default();
-        self.slots[index.0 as usize] = None;
-        self.free.push(index.0);
+        self.slab.remove(index.0);
+        if self.cells.len() > CELLS_MIN && self.len() * 8 < self.cells.len() {
+            self.resize(self.cells.len() / 2);
+        }
     }
 
     /// The indices of all streams, in slab order.
     pub(super) fn indices(&self) -> Vec<StreamIndex> {
-        let occupied = self.slots.iter().zip(0..).filter(|(slot, _)| slot.is_some());
-        occupied.map(|(_, index)| StreamIndex(index)).collect()
+        self.slab.iter().map(|(index, _)| StreamIndex(index)).collect()
     }
 
     /// Calls `visit` with the streams from a place in the slab on, until it returns false. Gives
@@ -110,17 +103,18 @@ impl Streams {
         place: usize,
         mut visit: impl FnMut(&Stream) -> bool,
     ) -> (usize, bool) {
-        for (at, slot) in self.slots.iter().enumerate().skip(place) {
-            if slot.as_ref().is_some_and(|stream| !visit(stream)) {
-                return (at + 1, true);
+        let from = u32::try_from(place).unwrap_or(u32::MAX);
+        for (index, stream) in self.slab.iter_from(from) {
+            if !visit(stream) {
+                return (index as usize + 1, true);
             }
         }
-        (self.slots.len(), false)
+        (self.slab.end(), false)
     }
 
     /// All streams, in slab order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
-        self.slots.iter().flatten()
+        self.slab.iter().map(|(_, stream)| stream)
     }
 
     fn hash(&self, name: &StreamName) -> u32 {
@@ -141,16 +135,16 @@ impl Streams {
 
     fn occupy(&mut self, cell: Cell) {
         let mut at = self.home(cell.hash);
-        while self.cells[at].slot != 0 {
+        while self.cells[at].stream != 0 {
             at = self.after(at);
         }
         self.cells[at] = cell;
     }
 
-    fn grow(&mut self) {
-        let doubled = vec![Cell::default(); self.cells.len() * 2];
-        for cell in std::mem::replace(&mut self.cells, doubled) {
-            if cell.slot != 0 {
+    fn resize(&mut self, cells: usize) {
+        let cells = vec![Cell::default(); cells];
+        for cell in std::mem::replace(&mut self.cells, cells) {
+            if cell.stream != 0 {
                 self.occupy(cell);
             }
         }
@@ -161,13 +155,13 @@ impl ops::Index<StreamIndex> for Streams {
     type Output = Stream;
 
     fn index(&self, index: StreamIndex) -> &Stream {
-        self.slots[index.0 as usize].as_ref().expect("an index lives no longer than its stream")
+        &self.slab[index.0]
     }
 }
 
 impl ops::IndexMut<StreamIndex> for Streams {
     fn index_mut(&mut self, index: StreamIndex) -> &mut Stream {
-        self.slots[index.0 as usize].as_mut().expect("an index lives no longer than its stream")
+        &mut self.slab[index.0]
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     id::{DeliveryId, Position, RequestId},
     intern::Names,
     link::{Publication, Suffix},
+    slab::shrink,
     stream::StreamName,
 };
 
@@ -93,6 +94,8 @@ impl Streams {
         assert!(record.parked == 0 && record.walk == NONE, "a stream at work is needed");
         *record = Stream::EMPTY;
         self.names.release(stream);
+        self.list.truncate(self.names.end());
+        shrink(&mut self.list);
     }
 
     pub(super) fn stream(&self, stream: u32) -> &Stream {

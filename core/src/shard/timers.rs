@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     id::ConnectionId,
+    slab,
     time::{Instant, UnixMillis},
     wire::{CloseCode, Kind, encode},
 };
@@ -209,9 +210,8 @@ impl Shard {
         while self.connections.last().is_some_and(|conn| conn.phase == Phase::Free) {
             self.connections.pop();
         }
-        if self.connections.len() < self.connections.capacity() / 4 {
-            self.connections.shrink_to(self.connections.len() * 2);
-        }
+        slab::shrink(&mut self.connections);
+        self.wheel.truncate(self.connections.len());
     }
 
     /// Takes a connection out of everything but its slot.

@@ -40,8 +40,8 @@ struct Shared {
 struct State {
     store: Store,
     subscribers: BTreeMap<u64, Subscriber>,
-    /// Who subscribed to each stream.
-    audiences: BTreeMap<StreamName, BTreeSet<u64>>,
+    /// Who subscribed to which stream.
+    audiences: BTreeSet<(StreamName, u64)>,
     subscribers_ever: u64,
 }
 
@@ -64,7 +64,7 @@ impl MemoryBroker {
         let state = State {
             store: Store::new(retention, bytes_max),
             subscribers: BTreeMap::new(),
-            audiences: BTreeMap::new(),
+            audiences: BTreeSet::new(),
             subscribers_ever: 0,
         };
         Self { shared: Arc::new(Shared { clock, state: Mutex::new(state) }) }
@@ -80,7 +80,7 @@ impl Broker for MemoryBroker {
             if let Some(entry) = published.entry {
                 state.deliver(&request.stream, &entry);
             }
-            let audience = state.audiences.get(&request.stream).map_or(0, BTreeSet::len);
+            let audience = audience(&state.audiences, &request.stream).count();
             if published.answer.duplicate_of.is_none() {
                 published.answer.subscribers = u32::try_from(audience).unwrap_or(u32::MAX);
             }
@@ -163,19 +163,11 @@ impl Shared {
 impl State {
     /// Queues an entry for everyone who subscribed to `stream`.
     fn deliver(&mut self, stream: &StreamName, entry: &Bytes) {
-        for id in self.audiences.get(stream).into_iter().flatten() {
-            if let Some(subscriber) = self.subscribers.get_mut(id) {
+        let Self { audiences, subscribers, .. } = self;
+        for id in audience(audiences, stream) {
+            if let Some(subscriber) = subscribers.get_mut(&id) {
                 let channel = Channel::Stream(stream.clone());
                 subscriber.push(Item::Message(channel, entry.clone()));
-            }
-        }
-    }
-
-    fn unsubscribe(&mut self, id: u64, stream: &StreamName) {
-        if let Some(audience) = self.audiences.get_mut(stream) {
-            audience.remove(&id);
-            if audience.is_empty() {
-                self.audiences.remove(stream);
             }
         }
     }
@@ -191,6 +183,14 @@ impl Subscriber {
         }
         self.wake.notify_one();
     }
+}
+
+/// Who subscribed to a stream, in ascending order.
+fn audience(
+    audiences: &BTreeSet<(StreamName, u64)>,
+    stream: &StreamName,
+) -> impl Iterator<Item = u64> {
+    audiences.range((stream.clone(), 0)..=(stream.clone(), u64::MAX)).map(|(_, id)| *id)
 }
 
 /// Asks for subscriptions.
@@ -212,14 +212,12 @@ impl SubscriptionRequests for Requests {
                 return Err(closed());
             };
             for stream in &subscribe {
-                audiences.entry(stream.clone()).or_default().insert(self.id);
+                audiences.insert((stream.clone(), self.id));
                 subscriber.push(Item::Subscribed(stream.clone()));
             }
-            for stream in &unsubscribe {
-                subscriber.push(Item::Unsubscribed(stream.clone()));
-            }
-            for stream in &unsubscribe {
-                state.unsubscribe(self.id, stream);
+            for stream in unsubscribe {
+                audiences.remove(&(stream.clone(), self.id));
+                subscriber.push(Item::Unsubscribed(stream));
             }
             Ok(())
         })
@@ -278,10 +276,7 @@ impl Drop for Items {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.subscribers.remove(&self.id);
-        state.audiences.retain(|_, audience| {
-            audience.remove(&self.id);
-            !audience.is_empty()
-        });
+        state.audiences.retain(|(_, id)| *id != self.id);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Servers and clients of a scenario, put together.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::time::sleep;
 
 use crate::{
     fleet::Fleet,
@@ -23,7 +25,7 @@ pub(crate) struct Bed {
     pub(crate) redis: Option<Redis>,
     pub(crate) fleet: Fleet,
     pub(crate) publishers: Vec<Publisher>,
-    /// Before the first client.
+    /// Before the clients, but for some that have come and gone.
     pub(crate) empty: Usage,
     pub(crate) connections: u32,
 }
@@ -67,8 +69,19 @@ impl Bed {
             empty: Usage::default(),
             connections: options.connections,
         };
+        bed.warm_up(options).await?;
         bed.empty = bed.usage()?;
         Ok(bed)
+    }
+
+    /// What the first clients have the servers read into memory, code above all, is not theirs.
+    async fn warm_up(&mut self, options: &Options) -> io::Result<()> {
+        let clients = options.connections.min(WARM_UP_CLIENTS);
+        self.fleet.connect(clients, options.per_second).await?;
+        self.broadcast(options.bytes, 1).await?;
+        self.fleet.leave().await?;
+        sleep(WARM_UP_REST).await;
+        Ok(())
     }
 
     /// What the servers have used so far.
@@ -120,6 +133,12 @@ pub(crate) fn in_turn<T: Clone>(all: &[T], number: u64) -> T {
     let at = number % all.len() as u64;
     all[usize::try_from(at).expect("it is below a length")].clone()
 }
+
+/// Enough to have been everywhere.
+const WARM_UP_CLIENTS: u32 = 200;
+
+/// In this time the servers have let go of those who warmed them up.
+const WARM_UP_REST: Duration = Duration::from_secs(3);
 
 /// Of instances that live as long as a scenario.
 const SECRET: &str = "a secret of a load test on this machine";

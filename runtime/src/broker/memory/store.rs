@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use lru::LruCache;
 use realtime_core::{
     entry::Place,
     id::{Epoch, Mid, Position},
@@ -21,23 +22,26 @@ pub(super) struct Store {
     bytes_max: usize,
     /// What the streams take.
     bytes: usize,
-    streams: BTreeMap<StreamName, Stream>,
-    /// The streams by how long ago they were used, those with content before those without: the
-    /// order in which they are forgotten.
-    ages: BTreeMap<Age, StreamName>,
-    uses: u64,
+    /// Streams with content, by name. They are forgotten before the others, each kind by its last
+    /// use.
+    full: LruCache<Box<str>, Stream>,
+    /// Streams of which nothing is known but where they are. The names are copies: most streams are
+    /// here long after everybody has gone, and what else was allocated beside a name is given back.
+    bare: LruCache<Box<str>, Stream>,
     keys: Keys,
 }
 
-/// Where a stream stands in the order of forgetting: whether it is bare, and its last use.
-type Age = (bool, u64);
-
-/// One stream.
+/// One stream. Most have nothing but a head: one for each user who was here in a day.
 #[derive(Debug, Default)]
 struct Stream {
-    age: Age,
     head: Option<Position>,
     head_until: Instant,
+    content: Option<Box<Content>>,
+}
+
+/// What was published to a stream.
+#[derive(Debug, Default)]
+struct Content {
     log: VecDeque<Bytes>,
     log_bytes: usize,
     log_until: Instant,
@@ -84,9 +88,8 @@ impl Store {
             retention,
             bytes_max,
             bytes: 0,
-            streams: BTreeMap::new(),
-            ages: BTreeMap::new(),
-            uses: 0,
+            full: LruCache::unbounded(),
+            bare: LruCache::unbounded(),
             keys: Keys::default(),
         }
     }
@@ -99,7 +102,7 @@ impl Store {
         unix: UnixMillis,
     ) -> Result<Stored, PublishError> {
         self.expire(now);
-        if publish.body.len() + STREAM_BYTES > self.bytes_max {
+        if publish.body.len() + STREAM_BYTES + CONTENT_BYTES > self.bytes_max {
             let text = "the message is larger than all that may be kept".to_owned();
             return Err(PublishError::Unavailable(text));
         }
@@ -114,12 +117,12 @@ impl Store {
                 let place = Place::Latest { epoch: Epoch(0), at: 0, version: 0, mid: publish.mid };
                 (None, Some(with_header(place, &publish.body)))
             }
-            Class::Durable => self.use_stream(&publish.stream, now, |stream, retention| {
+            Class::Durable => self.use_stream(publish.stream.as_str(), now, |stream, retention| {
                 let (position, entry) = stream.append(publish, retention, now);
                 (Some(position), entry)
             }),
             Class::Latest { field } => {
-                self.use_stream(&publish.stream, now, |stream, retention| {
+                self.use_stream(publish.stream.as_str(), now, |stream, retention| {
                     (None, Some(stream.replace(publish, field, retention, now, unix)))
                 })
             }
@@ -147,13 +150,16 @@ impl Store {
             return History::default(); // Positions are off: nothing is kept.
         }
         self.expire(now);
-        let history = self.use_stream(stream, now, |stream, retention| {
+        let history = self.use_stream(stream.as_str(), now, |stream, retention| {
             stream.head_until = now + retention.position_ttl;
             let head = stream.head.get_or_insert_with(|| Position { epoch, ..Position::default() });
             let count = head.offset.saturating_sub(after.unwrap_or(u64::MAX));
-            let count = usize::try_from(count).unwrap_or(usize::MAX).min(stream.log.len());
-            let entries = stream.log.range(stream.log.len() - count..).cloned().collect();
-            History { head: *head, entries }
+            let log = stream.content.as_ref().map(|content| &content.log);
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let newest = |log: &VecDeque<Bytes>| {
+                log.range(log.len().saturating_sub(count)..).cloned().collect()
+            };
+            History { head: *head, entries: log.map(newest).unwrap_or_default() }
         });
         self.shrink();
         history
@@ -162,8 +168,9 @@ impl Store {
     /// Where a stream is, if it has a numbering, which lives on.
     pub(super) fn head(&mut self, stream: &StreamName, now: Instant) -> Option<Position> {
         self.expire(now);
-        self.streams.get(stream)?.head?;
-        self.use_stream(stream, now, |stream, retention| {
+        let name = stream.as_str();
+        self.bare.peek(name).or_else(|| self.full.peek(name))?.head?;
+        self.use_stream(stream.as_str(), now, |stream, retention| {
             stream.head_until = now + retention.position_ttl;
             stream.head
         })
@@ -172,64 +179,56 @@ impl Store {
     /// Changes a stream, which becomes the youngest one.
     fn use_stream<R>(
         &mut self,
-        name: &StreamName,
+        name: &str,
         now: Instant,
         change: impl FnOnce(&mut Stream, &Retention) -> R,
     ) -> R {
-        self.uses += 1;
-        let mut stream = self.take(name).unwrap_or_default();
+        let known = self.bare.pop_entry(name).or_else(|| self.full.pop_entry(name));
+        let (name, mut stream) = match known {
+            Some((name, stream)) => {
+                self.bytes -= stream.weight(&name);
+                (name, stream)
+            }
+            None => (name.into(), Stream::default()),
+        };
         stream.expire(now);
         let result = change(&mut stream, &self.retention);
-        stream.age.1 = self.uses;
-        self.put(name.clone(), stream);
+        self.put(name, stream);
         result
     }
 
-    fn take(&mut self, name: &StreamName) -> Option<Stream> {
-        let stream = self.streams.remove(name)?;
-        self.ages.remove(&stream.age);
-        self.bytes -= stream.weight(name);
-        Some(stream)
-    }
-
     /// Keeps a stream, unless there is nothing to keep.
-    fn put(&mut self, name: StreamName, mut stream: Stream) {
-        stream.age.0 = stream.is_bare();
-        if stream.head.is_some() || !stream.is_bare() {
-            self.bytes += stream.weight(&name);
-            self.ages.insert(stream.age, name.clone());
-            self.streams.insert(name, stream);
-        }
+    fn put(&mut self, name: Box<str>, stream: Stream) {
+        let streams = match (&stream.content, &stream.head) {
+            (Some(_), _) => &mut self.full,
+            (None, Some(_)) => &mut self.bare,
+            (None, None) => return,
+        };
+        self.bytes += stream.weight(&name);
+        streams.put(name, stream);
     }
 
     /// Lets go of what has outlived its time, as far as it is among the oldest.
     fn expire(&mut self, now: Instant) {
         self.keys.expire(now);
-        for bare in [false, true] {
-            let oldest = self.ages.range((bare, 0)..).next().map(|(_, name)| name.clone());
-            if let Some(name) = oldest
-                && let Some(mut stream) = self.take(&name)
-            {
-                stream.expire(now);
-                self.put(name, stream);
-            }
+        let oldest = [self.full.peek_lru(), self.bare.peek_lru()].map(|oldest| {
+            let (name, _) = oldest.filter(|(_, stream)| stream.expires() <= now)?;
+            Some(name.clone())
+        });
+        for name in oldest.into_iter().flatten() {
+            self.use_stream(&name, now, |_, _| ());
         }
     }
 
     /// Forgets until it fits: the histories and latest values used longest ago, then positions.
     fn shrink(&mut self) {
         while self.bytes > self.bytes_max
-            && let Some((age, name)) = self.ages.pop_first()
+            && let Some((name, mut stream)) = self.full.pop_lru().or_else(|| self.bare.pop_lru())
         {
-            let Some(mut stream) = self.take(&name) else {
-                continue;
-            };
-            if age.0 {
-                stream.head = None;
+            self.bytes -= stream.weight(&name);
+            if stream.content.take().is_some() {
+                self.put(name, stream);
             }
-            stream.clear_log();
-            stream.clear_latest();
-            self.put(name, stream);
         }
     }
 }
@@ -252,25 +251,26 @@ impl Stream {
         };
         let position = Position { epoch: head.epoch, offset: head.offset + 1, mid: publish.mid };
         let entry = with_header(Place::Durable { position, prev: head.mid }, &publish.body);
-        self.log_bytes += entry.len();
-        self.log.push_back(entry.clone());
+        let content = self.content.get_or_insert_default();
+        content.log_bytes += entry.len();
+        content.log.push_back(entry.clone());
         let entries_max = match publish.stream.kind() {
             StreamKind::User(_) => retention.user_entries_max,
             StreamKind::All | StreamKind::Room(_) => retention.room_entries_max,
         };
         let entries_max = usize::try_from(entries_max).unwrap_or(usize::MAX);
-        while self.log.len() > 1
-            && (self.log.len() > entries_max || self.log_bytes > retention.bytes_max)
+        while content.log.len() > 1
+            && (content.log.len() > entries_max || content.log_bytes > retention.bytes_max)
         {
-            self.log_bytes -= self.log.pop_front().map_or(0, |oldest| oldest.len());
+            content.log_bytes -= content.log.pop_front().map_or(0, |oldest| oldest.len());
         }
-        self.log_until = now + retention.history_ttl;
+        content.log_until = now + retention.history_ttl;
         self.head = Some(position);
         self.head_until = now + retention.position_ttl;
         (position, Some(entry))
     }
 
-    /// Keeps a latest value in place of the one before.
+    /// Keeps a latest value.
     fn replace(
         &mut self,
         publish: &Publish,
@@ -280,17 +280,66 @@ impl Stream {
         unix: UnixMillis,
     ) -> Bytes {
         let head = self.head.unwrap_or_default();
+        let content = self.content.get_or_insert_default();
         // At least the time in microseconds, so that versions grow even over what expired.
-        self.version = (self.version + 1).max(unix.0.saturating_mul(1_000));
-        let place = Place::Latest {
-            epoch: head.epoch,
-            at: head.offset,
-            version: self.version,
-            mid: publish.mid,
-        };
+        let version = (content.version + 1).max(unix.0.saturating_mul(1_000));
+        content.version = version;
+        let place = Place::Latest { epoch: head.epoch, at: head.offset, version, mid: publish.mid };
         let entry = with_header(place, &publish.body);
-        let value = Latest { version: self.version, entry: entry.clone() };
-        self.latest_bytes += field.len() + entry.len();
+        content.replace(field, Latest { version, entry: entry.clone() });
+        content.latest_until = now + retention.latest_ttl;
+        entry
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if let Some(content) = &mut self.content {
+            if content.log_until <= now {
+                content.clear_log();
+            }
+            if content.latest_until <= now {
+                content.clear_latest();
+            }
+        }
+        self.trim();
+        if self.head_until <= now {
+            self.head = None;
+        }
+    }
+
+    /// When the first of what it has expires.
+    fn expires(&self) -> Instant {
+        let head = self.head.map(|_| self.head_until);
+        let content = self.content.iter().flat_map(|content| {
+            let log = (!content.log.is_empty()).then_some(content.log_until);
+            let latest = (!content.latest.is_empty()).then_some(content.latest_until);
+            log.into_iter().chain(latest)
+        });
+        head.into_iter().chain(content).min().unwrap_or_default()
+    }
+
+    fn clear_log(&mut self) {
+        if let Some(content) = &mut self.content {
+            content.clear_log();
+        }
+        self.trim();
+    }
+
+    /// Lets go of content in which there is nothing.
+    fn trim(&mut self) {
+        self.content.take_if(|content| content.log.is_empty() && content.latest.is_empty());
+    }
+
+    /// About what it takes, its place in the map included.
+    fn weight(&self, name: &str) -> usize {
+        let content = self.content.as_ref().map_or(0, |content| content.weight());
+        STREAM_BYTES + name.len() + content
+    }
+}
+
+impl Content {
+    /// Keeps a latest value in place of the one before.
+    fn replace(&mut self, field: &str, value: Latest) {
+        self.latest_bytes += field.len() + value.entry.len();
         if let Some(before) = self.latest.insert(field.into(), value) {
             self.latest_bytes -= field.len() + before.entry.len();
         }
@@ -300,20 +349,6 @@ impl Stream {
             let oldest = oldest.0.clone();
             let value = self.latest.remove(&oldest).expect("it was found a moment ago");
             self.latest_bytes -= oldest.len() + value.entry.len();
-        }
-        self.latest_until = now + retention.latest_ttl;
-        entry
-    }
-
-    fn expire(&mut self, now: Instant) {
-        if self.log_until <= now {
-            self.clear_log();
-        }
-        if self.latest_until <= now {
-            self.clear_latest();
-        }
-        if self.head_until <= now {
-            self.head = None;
         }
     }
 
@@ -327,15 +362,9 @@ impl Stream {
         self.latest_bytes = 0;
     }
 
-    fn is_bare(&self) -> bool {
-        self.log.is_empty() && self.latest.is_empty()
-    }
-
-    /// About what it takes, its places in the maps included.
-    fn weight(&self, name: &StreamName) -> usize {
+    fn weight(&self) -> usize {
         let entries = self.log.len() + self.latest.len();
-        let content = self.log_bytes + self.latest_bytes + entries * ENTRY_BYTES;
-        STREAM_BYTES + name.as_str().len() + content
+        CONTENT_BYTES + self.log_bytes + self.latest_bytes + entries * ENTRY_BYTES
     }
 }
 
@@ -375,7 +404,10 @@ fn with_header(place: Place, body: &[u8]) -> Bytes {
 }
 
 /// About what a stream takes beside its name and its content.
-const STREAM_BYTES: usize = 384;
+const STREAM_BYTES: usize = 128;
+
+/// About what content takes beside its entries.
+const CONTENT_BYTES: usize = 256;
 
 /// About what an entry takes beside its bytes.
 const ENTRY_BYTES: usize = 64;
@@ -426,12 +458,14 @@ mod tests {
     }
 
     fn history(store: &Store, room: &str) -> usize {
-        store.streams.get(&StreamName::room(room).unwrap()).map_or(0, |stream| stream.log.len())
+        let content = store.full.peek(room);
+        content.and_then(|stream| stream.content.as_ref()).map_or(0, |content| content.log.len())
     }
 
     /// What the streams weigh, counted anew.
     fn weight(store: &Store) -> usize {
-        store.streams.iter().map(|(name, stream)| stream.weight(name)).sum()
+        let streams = store.full.iter().chain(&store.bare);
+        streams.map(|(name, stream)| stream.weight(name)).sum()
     }
 
     #[test]
@@ -442,7 +476,8 @@ mod tests {
             put(&mut store, at(TTL), &publish("room", mid, None));
         }
         assert_eq!(history(&store, "user:1"), 2);
-        let entry_bytes = store.streams[&StreamName::room("room").unwrap()].log[0].len();
+        let (_, newest) = store.full.iter().next().unwrap();
+        let entry_bytes = newest.content.as_ref().unwrap().log[0].len();
         assert_eq!(history(&store, "room"), 10_000 / entry_bytes);
         assert_eq!(store.bytes, weight(&store));
     }
@@ -456,8 +491,7 @@ mod tests {
             assert_eq!(store.bytes, weight(&store));
         }
         assert_eq!((history(&store, "room:1"), history(&store, "room:40")), (0, 1));
-        let kept = store.streams.values().filter(|stream| !stream.log.is_empty()).count();
-        assert!(kept < store.streams.len(), "some are bare: {kept} of {}", store.streams.len());
+        assert!(!store.full.is_empty() && !store.bare.is_empty());
         let again = put(&mut store, at(TTL), &publish("room:40", 41, None));
         assert_eq!((again.epoch, again.offset), (Epoch(40 << 32), 2));
     }
@@ -467,11 +501,11 @@ mod tests {
         let mut store = store(1 << 20);
         put(&mut store, at(Duration::ZERO), &publish("room", 1, Some("key")));
         store.expire(at(TTL));
-        assert_eq!((history(&store, "room"), store.streams.len()), (0, 1));
+        assert_eq!((store.full.len(), store.bare.len()), (0, 1));
         assert!(store.keys.known.is_empty() && store.keys.ages.is_empty());
         assert_eq!(store.keys.bytes, 0);
         store.expire(at(10 * TTL));
-        assert!(store.streams.is_empty() && store.ages.is_empty());
+        assert!(store.full.is_empty() && store.bare.is_empty());
         assert_eq!(store.bytes, 0);
     }
 
