@@ -3,7 +3,10 @@
 mod memory;
 mod redis;
 
-pub use self::{memory::MemoryBroker, redis::RedisBroker};
+pub use self::{
+    memory::MemoryBroker,
+    redis::{RedisBroker, SCRIPTS},
+};
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 

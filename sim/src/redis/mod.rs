@@ -2,7 +2,7 @@
 //!
 //! Scripts are not imitated: a real Lua runs the very text that the service sends. What is
 //! imitated, the keys and commands below the scripts, is compared with a real server by
-//! `tests/redis_twin.rs`.
+//! `tests/redis_twin.rs`, and so is what the scripts make of them.
 
 mod resp;
 mod script;

@@ -6,6 +6,8 @@ mod resp;
 mod scripts;
 mod subscription;
 
+pub use self::scripts::SCRIPTS;
+
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use bytes::Bytes;

@@ -39,6 +39,11 @@ impl Scripts {
     }
 }
 
+/// The name and the text of each script, for whoever has to know that a server runs them as Redis
+/// does.
+pub const SCRIPTS: [(&str, &str); 5] =
+    [("publish", PUBLISH), ("latest", LATEST), ("plain", PLAIN), ("read", READ), ("heads", HEADS)];
+
 fn script(code: &'static str) -> LoadedScript {
     LoadedScript { code, hash: Script::new(code).get_hash().to_owned() }
 }
