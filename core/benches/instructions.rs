@@ -122,7 +122,7 @@ fn resume(repetitions: u32) {
         kind: "ticket:released".into(),
         exclude_user: None,
         acks_to: None,
-        position: position(offset).expect("it is given"),
+        position: position(offset),
     });
     let suffix = Suffix::new(missed.collect(), 0);
     let mut id = Vec::new();

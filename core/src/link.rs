@@ -72,9 +72,11 @@ pub enum ToShard {
         request: RequestId,
         /// Where the stream is, for this worker; none when positions are off.
         position: Option<Position>,
-        /// Whether nothing was missed since the `since` of the request, but for `suffix`.
+        /// Whether no durable message was missed since the `since` of the request, but for those in
+        /// `suffix`.
         recovered: bool,
-        /// What was missed, to be sent after the answer and before anything else of the stream.
+        /// What was missed, and the stream's latest values, to be sent after the answer and before
+        /// anything else of the stream.
         suffix: Suffix,
     },
     /// The stream can't be made live: the broker is away. The worker stays interested until it says
@@ -101,7 +103,8 @@ pub enum ToShard {
     Count,
 }
 
-/// The end of a stream's history: what a member missed. Shared by all who resume by one read.
+/// The end of a stream's history, which is what a member missed, with the stream's latest values in
+/// their places. Shared by all who join by one read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Arc<[Missed]>")]
 pub struct Suffix {
@@ -109,7 +112,7 @@ pub struct Suffix {
     from: usize,
 }
 
-/// A durable publication that was missed.
+/// A durable publication that was missed, or a latest value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     /// The bytes that members get.
@@ -120,8 +123,8 @@ pub struct Missed {
     pub exclude_user: Option<Arc<str>>,
     /// The instance that wants to know whether it is acknowledged, if one does.
     pub acks_to: Option<BootId>,
-    /// Where it is in the stream.
-    pub position: Position,
+    /// Where it is in the stream; none for `latest` values.
+    pub position: Option<Position>,
 }
 
 impl Suffix {
@@ -173,12 +176,12 @@ impl Serialize for Suffix {
     }
 }
 
-/// Its first and last place name it.
+/// Its first and last place name it, with its length.
 impl Hash for Suffix {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let place = |missed: &Missed| missed.position;
         let entries = self.entries();
-        (entries.first().map(place), entries.last().map(place)).hash(state);
+        (entries.len(), entries.first().map(place), entries.last().map(place)).hash(state);
     }
 }
 

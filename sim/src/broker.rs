@@ -27,6 +27,8 @@ pub struct Broker {
     /// Data of earlier moments, the oldest first.
     copies: VecDeque<(Instant, BTreeMap<StreamId, Meta>)>,
     taken: u64,
+    /// The newest version of any latest value: like the clock of a server, it never goes back.
+    version: u64,
     /// Entries that a history keeps.
     history: usize,
 }
@@ -35,8 +37,9 @@ pub struct Broker {
 #[derive(Clone, Debug)]
 struct Meta {
     node: NodeId,
-    version: u64,
     log: VecDeque<Bytes>,
+    /// The newest value of each key.
+    latest: BTreeMap<u8, (u64, Bytes)>,
 }
 
 impl Broker {
@@ -63,20 +66,26 @@ impl Broker {
             meta.node = truth.grow(Node { stream, position, prev, publication: Some(number) });
             Place::Durable { position, prev: before.mid }
         } else {
-            meta.version += 1;
+            self.version += 1;
             let (epoch, at) = (before.epoch, before.offset);
-            Place::Latest { epoch, at, version: meta.version, mid }
+            Place::Latest { epoch, at, version: self.version, mid }
         };
         self.taken += 1;
         truth.publications[number].taken =
-            Some(Taken { node: Some(meta.node), order: self.taken, version: meta.version });
+            Some(Taken { node: Some(meta.node), order: self.taken, version: self.version });
         let bytes = Entry { place, body }.encode();
-        if class == Class::Durable {
-            let log = &mut self.data.get_mut(&stream).expect("it was made").log;
-            log.push_back(bytes.clone());
-            if log.len() > self.history {
-                log.pop_front();
+        let meta = self.data.get_mut(&stream).expect("it was made");
+        match class {
+            Class::Durable => {
+                meta.log.push_back(bytes.clone());
+                if meta.log.len() > self.history {
+                    meta.log.pop_front();
+                }
             }
+            Class::Latest(key) => {
+                meta.latest.insert(key, (self.version, bytes.clone()));
+            }
+            Class::Ingress => {}
         }
         bytes
     }
@@ -92,13 +101,13 @@ impl Broker {
     pub fn head(&mut self, truth: &mut Truth, stream: StreamId, epoch: Epoch) -> Position {
         let meta = self.data.entry(stream).or_insert_with(|| Meta {
             node: truth.grow(origin(stream, epoch)),
-            version: 0,
             log: VecDeque::new(),
+            latest: BTreeMap::new(),
         });
         truth.node(meta.node).position
     }
 
-    /// Where a stream is, and what of its history comes after an offset.
+    /// Where a stream is, what of its history comes after an offset, and its latest values.
     pub fn read(
         &mut self,
         truth: &mut Truth,
@@ -107,10 +116,17 @@ impl Broker {
         after: Option<u64>,
     ) -> History {
         let head = self.head(truth, stream, epoch);
-        let log = &self.data[&stream].log;
+        let Meta { log, latest, .. } = &self.data[&stream];
         let count = after.map_or(0, |after| head.offset.saturating_sub(after));
         let skip = log.len().saturating_sub(usize::try_from(count).expect("runs are short"));
-        History { head, entries: log.iter().skip(skip).cloned().collect() }
+        let entries = log.iter().skip(skip).cloned().collect();
+        let latest = latest.values().map(|(_, bytes)| bytes.clone()).collect();
+        History { head, entries, latest }
+    }
+
+    /// The versions of a stream's latest values.
+    pub fn versions(&self, stream: StreamId) -> impl Iterator<Item = u64> {
+        self.data.get(&stream).into_iter().flat_map(|meta| meta.latest.values()).map(|(v, _)| *v)
     }
 
     /// Where a stream is, if it has a numbering.

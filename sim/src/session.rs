@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use realtime_core::{
-    id::{ConnectionId, Epoch},
-    time::Instant,
-};
+use realtime_core::{id::ConnectionId, time::Instant};
 
 use crate::{
     oracle::epochs::Epochs,
@@ -94,8 +91,10 @@ pub struct Seen {
     pub at: Option<NodeId>,
     /// The newest publication without a position, by the order in which the broker took them.
     pub order: u64,
-    /// The newest latest value: its epoch and version.
-    pub latest: (Epoch, u64),
+    /// The newest message with a position that it was sent as a member.
+    pub heard: Option<NodeId>,
+    /// The version of the newest latest value.
+    pub latest: u64,
     /// The newest message of an ingress channel.
     pub ingress: u64,
 }

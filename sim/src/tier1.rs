@@ -298,6 +298,7 @@ pub const REACHABLE: &[&str] = &[
     "relay_receipts_full",
     "relay_subscribe_unanswered",
     "relay_unsubscribe_unanswered",
+    "relay_values_filled",
     "relay_worker_full",
     "relay_worker_not_refed",
     "relay_worker_refed",

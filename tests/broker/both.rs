@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use realtime_core::{
-    entry::{Body, Place},
+    entry::{Body, Entry, Place},
     id::{BootId, Epoch, Mid, Position},
     relay::History,
     time::UnixMillis,
@@ -278,8 +278,50 @@ async fn a_read_gives_what_comes_after_an_offset_as_far_as_it_is_kept() {
             (Some(u64::MAX), &entries[5..]),
         ] {
             let history = broker.read(stream("user:1"), Epoch(9), after).await.unwrap();
-            let expected = History { head: position(5, 5), entries: kept.to_vec() };
+            let entries = kept.to_vec();
+            let expected = History { head: position(5, 5), entries, latest: Vec::new() };
             assert_eq!(history, expected, "{after:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_read_brings_the_newest_value_of_each_field_of_the_newest_32() {
+    on_both(retention(), async |broker| {
+        let mids = async || {
+            let history = broker.read(stream("event:1"), EPOCH, None).await.unwrap();
+            let mid = |bytes| match Entry::decode(bytes).unwrap().place {
+                Place::Latest { mid, .. } => mid.0,
+                place => panic!("not latest: {place:?}"),
+            };
+            let mut mids: Vec<_> = history.latest.iter().map(mid).collect();
+            mids.sort_unstable();
+            mids
+        };
+        assert!(mids().await.is_empty());
+        for (mid, field) in [(1, "a"), (2, "b"), (3, "a")] {
+            broker.publish(latest("event:1", mid, field)).await.unwrap();
+        }
+        assert_eq!(mids().await, [2, 3]);
+        broker.publish(publish("event:1", 4)).await.unwrap();
+        assert_eq!(mids().await, [2, 3], "they are no part of the history");
+        for mid in 5..=35 {
+            broker.publish(latest("event:1", mid, &format!("field {mid}"))).await.unwrap();
+        }
+        assert_eq!(mids().await, (3..=35).filter(|mid| *mid != 4).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn latest_values_are_kept_for_their_time_after_the_last_one() {
+    let retention = Retention { latest_ttl: Duration::from_millis(100), ..retention() };
+    on_both(retention, async |broker| {
+        broker.publish(latest("event:1", 1, "a")).await.unwrap();
+        let started = Instant::now();
+        while !broker.read(stream("event:1"), EPOCH, None).await.unwrap().latest.is_empty() {
+            assert!(started.elapsed() < DEADLINE, "they stay");
         }
     })
     .await;

@@ -22,6 +22,7 @@ mod handshake;
 mod hostile;
 mod http;
 mod ingress;
+mod latest;
 mod limits;
 mod messages;
 mod metrics;

@@ -13,8 +13,9 @@ use crate::{
 
 use super::{
     Action, History, Relay, Turn,
-    stream::{Behind, Waiting, durable, follows, is_at},
+    stream::{Behind, Seat, Waiting, durable, follows, is_at},
     streams::StreamIndex,
+    values::Values,
 };
 
 /// Durable entries in unbroken order, each with its place and its predecessor.
@@ -64,6 +65,11 @@ impl Run {
                 self.end = position;
             }
         }
+    }
+
+    /// Where it ends.
+    pub(super) fn end(&self) -> Position {
+        self.end
     }
 
     /// Ends it at `end`; false when that is not in it.
@@ -123,7 +129,7 @@ impl Run {
                 kind: Arc::clone(&link.entry.body.kind),
                 exclude_user: link.entry.body.exclude_user.clone(),
                 acks_to: link.entry.body.ack.then_some(link.entry.body.origin),
-                position: link.position,
+                position: Some(link.position),
             };
             self.links.iter().map(missed).collect()
         });
@@ -134,12 +140,13 @@ impl Run {
 
 impl Relay {
     /// Tells a worker that the stream is live for it. With a run that ends where the stream is, a
-    /// member is given what it missed.
+    /// member is given what it missed, and in any case the latest values.
     pub(super) fn answer(
         &self,
         index: StreamIndex,
         join: &Waiting,
         run: Option<&mut Run>,
+        values: Option<&mut Values>,
         turn: &mut Turn<'_>,
     ) {
         let stream = &self.streams[index];
@@ -150,7 +157,10 @@ impl Relay {
             (Some(_) | None, _) => None,
         };
         let recovered = suffix.is_some();
-        let suffix = suffix.unwrap_or_default();
+        let mut suffix = suffix.unwrap_or_default();
+        if let Some(values) = values {
+            suffix = values.merge(&stream.name, suffix);
+        }
         let message = ToShard::Joined { request: join.request, position, recovered, suffix };
         turn.actions.push(Action::ToShard { worker: join.worker, message });
     }
@@ -162,9 +172,13 @@ impl Relay {
         index: StreamIndex,
         worker: WorkerId,
         mut run: Option<&mut Run>,
+        mut values: Option<&mut Values>,
         turn: &mut Turn<'_>,
     ) {
         let stream = &mut self.streams[index];
+        if stream.valued && values.is_none() {
+            return; // They are read with what else is lacking.
+        }
         let Some(busy) = &mut stream.busy else { return };
         let (last, asked_after) = (stream.last, busy.after);
         let is_due = |waiting: &mut Waiting| {
@@ -173,7 +187,24 @@ impl Relay {
         let joins: Vec<Waiting> = busy.waiting.extract_if(.., is_due).collect();
         self.waiting -= joins.len();
         for join in &joins {
-            self.answer(index, join, run.as_deref_mut(), turn);
+            self.answer(index, join, run.as_deref_mut(), values.as_deref_mut(), turn);
+        }
+    }
+
+    /// The same, of all workers that are not behind.
+    pub(super) fn answer_all(
+        &mut self,
+        index: StreamIndex,
+        mut run: Option<&mut Run>,
+        mut values: Option<&mut Values>,
+        turn: &mut Turn<'_>,
+    ) {
+        for at in 0..self.streams[index].seats.len() {
+            let Seat { worker, behind, .. } = self.streams[index].seats[at];
+            if !behind {
+                let (run, values) = (run.as_deref_mut(), values.as_deref_mut());
+                self.answer_worker(index, worker, run, values, turn);
+            }
         }
     }
 
@@ -185,7 +216,7 @@ impl Relay {
         let is_behind = |worker| stream.seats.iter().any(|s| s.worker == worker && s.behind);
         let mut waiting = busy.waiting.iter().filter(|waiting| !is_behind(waiting.worker));
         let lacking = busy.behind.iter().any(|behind| behind.relieved)
-            || waiting.any(|waiting| waiting.needs_more(stream.last, None));
+            || waiting.any(|join| stream.valued || join.needs_more(stream.last, None));
         if busy.read.is_none() && lacking {
             self.ask(index, turn);
         }
@@ -203,11 +234,13 @@ impl Relay {
         let busy = stream.busy();
         let tail = std::mem::take(&mut busy.held);
         busy.held_bytes = 0;
+        let is_cut = std::mem::take(&mut busy.unreadable);
         let mut run = history.map(Run::of).and_then(|mut run| {
             run.extend(&tail);
             last.is_some_and(|last| run.end_at(last)).then_some(run)
         });
-        if run.is_none() && history.is_some() && busy.reads < self.limits.head_reads_max {
+        if (run.is_none() || is_cut) && history.is_some() && busy.reads < self.limits.head_reads_max
+        {
             turn.actions.push(Action::Reach("relay_history_read_again"));
             return self.ask(index, turn);
         }
@@ -217,16 +250,20 @@ impl Relay {
             let from = run.as_ref().and_then(|run| run.after(at));
             self.refeed(index, worker, run.as_ref().zip(from), turn);
         }
-        if history.is_none() {
+        let came = if planted!("forget the values that came while others were read") {
+            &[]
+        } else {
+            &*tail
+        };
+        let mut values = history.map(|history| Values::of(history, came));
+        if values.is_some() {
+            let mut lacking = self.lacking(index, values.as_mut(), (last, last), false, &tail);
+            self.forward_values(index, &mut lacking, None, turn);
+        } else {
             // The stream is live, so they can be members. What they missed can't be told.
             self.streams[index].busy().after = Some(0);
         }
-        for at in 0..self.streams[index].seats.len() {
-            let seat = self.streams[index].seats[at];
-            if !seat.behind {
-                self.answer_worker(index, seat.worker, run.as_mut(), turn);
-            }
-        }
+        self.answer_all(index, run.as_mut(), Some(&mut values.unwrap_or_default()), turn);
         self.streams[index].busy().after = None;
         self.streams[index].trim();
         self.catch_up(index, turn);

@@ -111,6 +111,8 @@ pub struct History {
     /// Durable entries as they are kept, oldest first, the newest one last. The oldest ones may be
     /// gone.
     pub entries: Vec<Bytes>,
+    /// The newest value of each type and key, in any order.
+    pub latest: Vec<Bytes>,
 }
 
 /// Where bytes came from.

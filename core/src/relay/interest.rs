@@ -12,6 +12,7 @@ use super::{
     Action, Relay, Turn,
     stream::{Head, Subscription, Waiting},
     streams::StreamIndex,
+    values::Values,
 };
 
 impl Relay {
@@ -38,9 +39,10 @@ impl Relay {
         let join = Waiting { worker, request, since };
         let is_live =
             stream.head == Head::Live || planted!("answer a join before its stream is live");
-        let is_answered = is_live && !behind && !join.needs_more(stream.last, None);
-        if is_answered {
-            return self.answer(index, &join, None, turn);
+        // Values are read for each who joins.
+        let is_complete = !stream.valued && !join.needs_more(stream.last, None);
+        if is_live && !behind && is_complete {
+            return self.answer(index, &join, None, None, turn);
         }
         let away = self.link.is_none() || stream.awaits_retry();
         if away || self.waiting >= WAITING_MAX {
@@ -269,7 +271,7 @@ impl Relay {
         if self.limits.positions {
             self.read_head(index, turn);
         } else {
-            self.go_live(index, None, None, turn);
+            self.go_live(index, None, None, Some(Values::default()), turn);
         }
     }
 

@@ -19,6 +19,7 @@ mod stream;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,7 +6,7 @@
 //! or, where the history does not prove that it is complete, members are told that something is
 //! lacking.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,8 +21,9 @@ use super::{
     history::{Run, before},
     outlet::Forward,
     receipts::Source,
-    stream::{Head, Resumption, Verdict, durable, follows, mid},
+    stream::{Head, Resumption, Verdict, durable, follows},
     streams::StreamIndex,
+    values::{Lacking, Values},
 };
 
 impl Relay {
@@ -74,7 +75,8 @@ impl Relay {
     fn accept(&mut self, index: StreamIndex, entry: Entry, bytes: usize, turn: &mut Turn<'_>) {
         let stream = &mut self.streams[index];
         let Some((position, prev)) = durable(&entry) else {
-            return self.forward_latest(index, &entry, turn);
+            self.forward_latest(index, &entry, turn);
+            return self.keep_for_read(index, entry, bytes);
         };
         match stream.judge(position, prev) {
             Verdict::Next => {
@@ -113,6 +115,7 @@ impl Relay {
         busy.held_bytes += bytes + size_of::<Entry>();
         if busy.held_bytes > bytes_max {
             busy.drop_held(); // It is read once more.
+            busy.unreadable = true;
         }
     }
 
@@ -133,7 +136,7 @@ impl Relay {
         }
         turn.actions.push(Action::Reach("relay_held_overflow"));
         if let Some(resumption) = busy.newest(last) {
-            return self.go_live(index, Some(resumption), None, turn);
+            return self.go_live(index, Some(resumption), None, None, turn);
         }
         let held = std::mem::take(&mut busy.held);
         busy.held_bytes = 0;
@@ -207,6 +210,7 @@ impl Relay {
         let busy = stream.busy();
         busy.failures = 0;
         let run = Run::of(history);
+        let values = Some(Values::of(history, &[]));
         // What was read may be older than what could not be read.
         let unreadable = busy.unreadable;
         let may_repeat = busy.reads < self.limits.head_reads_max;
@@ -214,7 +218,7 @@ impl Relay {
             _ if unreadable && may_repeat => self.read_head(index, turn),
             Some(mut resumption) => {
                 resumption.missed |= unreadable && last.is_some();
-                self.go_live(index, Some(resumption), Some(run), turn);
+                self.go_live(index, Some(resumption), Some(run), values, turn);
             }
             None if may_repeat => self.read_head(index, turn),
             None => {
@@ -222,7 +226,7 @@ impl Relay {
                 let (base, from, missed) = (history.head, busy.held.len(), last.is_some());
                 let at_head = Resumption { base, from, missed, fill: None };
                 let resumption = busy.newest(last).unwrap_or(at_head);
-                self.go_live(index, Some(resumption), None, turn);
+                self.go_live(index, Some(resumption), None, values, turn);
             }
         }
     }
@@ -234,6 +238,7 @@ impl Relay {
         index: StreamIndex,
         resumption: Option<Resumption>,
         run: Option<Run>,
+        mut values: Option<Values>,
         turn: &mut Turn<'_>,
     ) {
         let missed = resumption.is_some_and(|resumption| resumption.missed)
@@ -246,6 +251,7 @@ impl Relay {
         let held = self.stop(index);
         let stream = &mut self.streams[index];
         stream.head = Head::Live;
+        let mut members = stream.last;
         let fill = resumption.and_then(|resumption| resumption.fill).zip(run.as_ref());
         if fill.is_none()
             && let Some(resumption) = resumption
@@ -263,24 +269,24 @@ impl Relay {
             let blind = std::mem::take(&mut seat.blind);
             let worker = seat.worker;
             if owed || blind {
+                members.get_or_insert_default();
                 self.outlet.resync(stream, worker, owed, spread_ms, turn.actions);
             }
         }
+        let end = fill.map(|(_, run)| run.end()).or(self.streams[index].last);
+        let mut lacking = self.lacking(index, values.as_mut(), (members, end), restoring, &held);
         if let Some((from, run)) = fill {
-            self.fill(index, run.from(from), &held, turn);
+            self.fill(index, run.from(from), &mut lacking, turn);
         }
+        self.forward_values(index, &mut lacking, None, turn);
+        drop(lacking);
         self.streams[index].busy().after = after;
         let last = self.streams[index].last;
         let mut run = run.filter(|_| last.is_some());
         if !run.as_mut().zip(last).is_some_and(|(run, last)| run.end_at(last)) {
             run = None;
         }
-        for at in 0..self.streams[index].seats.len() {
-            let seat = self.streams[index].seats[at];
-            if !seat.behind {
-                self.answer_worker(index, seat.worker, run.as_mut(), turn);
-            }
-        }
+        self.answer_all(index, run.as_mut(), values.as_mut(), turn);
         self.streams[index].busy().after = None;
         self.streams[index].trim();
         let from = resumption.map_or(0, |resumption| resumption.from);
@@ -295,16 +301,16 @@ impl Relay {
         &mut self,
         index: StreamIndex,
         missed: impl Iterator<Item = (Position, Mid, &'a Entry)>,
-        held: &[Entry],
+        lacking: &mut Lacking<'_>,
         turn: &mut Turn<'_>,
     ) {
-        let came: BTreeSet<Mid> = held.iter().map(mid).collect();
         let mut count = 0;
         for (position, prev, entry) in missed {
+            self.forward_values(index, lacking, Some(position), turn);
             let stream = &mut self.streams[index];
             stream.advance(position);
             let (position, before) = (Some(position), Some(before(position, prev)));
-            let (source, filled) = (Some(Source::of(entry)), !came.contains(&mid(entry)));
+            let (source, filled) = (Some(Source::of(entry)), !lacking.came(entry));
             let forward = Forward { body: &entry.body, position, before, source, filled };
             self.outlet.forward(stream, index, forward, turn);
             count += 1;
@@ -352,10 +358,15 @@ impl Relay {
     fn forward_latest(&mut self, index: StreamIndex, entry: &Entry, turn: &mut Turn<'_>) {
         let is_outdated = self.streams[index].is_outdated(&entry.place);
         if is_outdated && !planted!("let an old latest value follow a newer message") {
-            // It was on its way while the head was read. An old value must not follow a newer
-            // durable message.
+            // It was on its way while the head was read. An old value must not follow a newer one,
+            // or a newer durable message.
             self.outlet.receipts.missed(Source::of(entry), turn);
         } else {
+            let stream = &mut self.streams[index];
+            if let Place::Latest { version, .. } = entry.place {
+                stream.version = stream.version.max(version);
+                stream.valued |= version > 0;
+            }
             self.forward(index, entry, None, None, turn);
         }
     }
@@ -405,7 +416,7 @@ impl Relay {
             seat.blind &= !live;
             if live {
                 self.outlet.resync(stream, worker, true, spread_ms, turn.actions);
-                self.answer_worker(*index, worker, None, turn);
+                self.answer_worker(*index, worker, None, None, turn);
                 self.streams[*index].trim();
                 self.catch_up(*index, turn);
             }
@@ -417,6 +428,7 @@ impl Relay {
         self.stop_reading(index, turn);
         let stream = &mut self.streams[index];
         stream.head = Head::Unknown;
+        (stream.version, stream.valued) = (0, false);
         stream.rebase(None);
     }
 
@@ -455,9 +467,11 @@ impl Relay {
     /// Answers those who wait for entries that are not forwarded.
     fn miss(&mut self, index: StreamIndex, held: &[Entry], turn: &mut Turn<'_>) {
         let stream = &self.streams[index];
-        let has_members = !stream.seats.is_empty() && stream.last.is_some();
+        let has_members = !stream.seats.is_empty();
         for entry in held {
-            let may_be_filled_in = has_members && durable(entry).is_some();
+            // Members without a position are given no more than values when the stream is live.
+            let is_kept = stream.last.is_some() || durable(entry).is_none();
+            let may_be_filled_in = has_members && is_kept;
             let receipts = &mut self.outlet.receipts;
             receipts.handed_to_nobody(Source::of(entry), may_be_filled_in, turn);
         }

@@ -17,12 +17,16 @@ pub(super) struct Stream {
     pub(super) name: StreamName,
     /// Where the workers are that are neither behind nor owed a resync. None without positions.
     pub(super) last: Option<Position>,
+    /// Up to which version members have the newest values.
+    pub(super) version: u64,
     /// Interested workers, by id.
     pub(super) seats: Vec<Seat>,
     pub(super) recent: Option<Box<Recent>>,
     pub(super) busy: Option<Box<Busy>>,
     pub(super) subscription: Subscription,
     pub(super) head: Head,
+    /// It may have latest values, which are read for those who join.
+    pub(super) valued: bool,
     /// It waits for its turn to be subscribed.
     pub(super) queued: Option<Class>,
 }
@@ -161,6 +165,8 @@ impl Stream {
         Self {
             name,
             last: None,
+            version: 0,
+            valued: false,
             seats: Vec::new(),
             recent: None,
             busy: None,
@@ -265,14 +271,12 @@ impl Stream {
         self.recent = None;
     }
 
-    /// Whether a latest value is older than a durable publication that members already have.
+    /// Whether a latest value is not newer than those that members have, or older than a durable
+    /// publication that they have.
     pub(super) fn is_outdated(&self, place: &Place) -> bool {
-        match (place, self.last) {
-            (Place::Latest { epoch, at, .. }, Some(last)) => {
-                *epoch == last.epoch && *at < last.offset
-            }
-            (Place::Latest { .. } | Place::Durable { .. }, _) => false,
-        }
+        let Place::Latest { epoch, at, version, .. } = place else { return false };
+        let is_known = *version != 0 && *version <= self.version;
+        is_known || self.last.is_some_and(|last| *epoch == last.epoch && *at < last.offset)
     }
 
     fn remembers(&self, last: Position, position: Position) -> bool {

@@ -129,7 +129,7 @@ impl Shard {
         self.run_waiting(slot, &name, actions);
     }
 
-    /// Gives a connection what it missed before anything else that comes.
+    /// Gives a connection what it missed and the latest values, before anything else that comes.
     pub(super) fn feed(&mut self, slot: u32, suffix: Suffix, actions: &mut Actions) {
         if suffix.is_empty() {
             return;
@@ -144,10 +144,10 @@ impl Shard {
                 continue;
             }
             self.stats.sent[Kind::of(&missed.kind).index()] += 1;
-            if let Some(origin) = missed.acks_to
+            if let Some((position, origin)) = missed.position.zip(missed.acks_to)
                 && !planted!("let nobody acknowledge what is resumed")
             {
-                self.ask_for_ack(slot, missed.position, origin);
+                self.ask_for_ack(slot, position, origin);
             }
         }
         actions.push(Action::Feed { conn: self.id(slot), suffix, skip_user });

@@ -168,7 +168,7 @@ impl Broker {
             let count = read.after.map_or(0, |after| head.offset.saturating_sub(after));
             let count = usize::try_from(count).expect("it is small");
             let entries = kept.iter().skip(kept.len().saturating_sub(count)).cloned().collect();
-            read.answer = Some(History { head, entries });
+            read.answer = Some(History { head, entries, latest: Vec::new() });
         }
     }
 

@@ -52,6 +52,8 @@ struct Stream {
     kept: VecDeque<Bytes>,
     /// The predecessor of every publication there ever was.
     before: BTreeMap<Position, Position>,
+    /// The latest value, of which there is only one key.
+    value: Option<Bytes>,
 }
 
 /// A read under way.
@@ -109,7 +111,8 @@ impl Stream {
         let head = self.head();
         let count = after.map_or(0, |after| head.offset.saturating_sub(after));
         let skip = self.kept.len().saturating_sub(usize::try_from(count).expect("it is small"));
-        History { head, entries: self.kept.iter().skip(skip).cloned().collect() }
+        let entries = self.kept.iter().skip(skip).cloned().collect();
+        History { head, entries, latest: self.value.iter().cloned().collect() }
     }
 
     /// A suffix begins right after `since`, and ends at `position` without a break.
@@ -123,10 +126,13 @@ impl Stream {
         let named =
             |at: Position| Since { epoch: at.epoch.0, offset: at.offset, check: at.check() };
         assert!(recovered || since != Some(named(position)), "who is there misses nothing");
-        assert!(recovered || suffix.is_empty());
+        let durable: Vec<_> = suffix.entries().iter().filter_map(|m| m.position).collect();
+        assert!(recovered || durable.is_empty());
+        let values = suffix.entries().len() - durable.len();
+        assert!(values <= self.value.iter().len(), "there is no more than one value");
         let mut at = position;
-        for missed in suffix.entries().iter().rev() {
-            assert_eq!(missed.position, at, "a suffix has no gap");
+        for missed in durable.into_iter().rev() {
+            assert_eq!(missed, at, "a suffix has no gap");
             at = self.before[&at];
         }
         assert!(!recovered || since == Some(named(at)), "a suffix is all that was missed");
@@ -156,6 +162,7 @@ impl World {
                 log: Vec::new(),
                 kept: VecDeque::new(),
                 before: BTreeMap::new(),
+                value: None,
             }),
             workers: (0..WORKERS).map(|_| Worker::default()).collect(),
             link: None,
@@ -218,7 +225,9 @@ impl World {
             published: UnixMillis(mid.0 >> 32),
         };
         let bytes = Entry { place, body }.encode();
-        if !latest {
+        if latest {
+            of.value = Some(bytes.clone());
+        } else {
             of.kept.push_back(bytes.clone());
             if of.kept.len() > KEPT_MAX {
                 of.kept.pop_front();

@@ -127,7 +127,7 @@ mod tests {
             kind: "x".into(),
             exclude_user: exclude.map(Into::into),
             acks_to: None,
-            position: Position::default(),
+            position: Some(Position::default()),
         }
     }
 

@@ -51,6 +51,7 @@ pub fn durable(truth: &Truth, user: Option<&str>, seen: &mut Seen, node: NodeId)
         return Err(Failure::new(oracle, what));
     }
     seen.at = Some(node);
+    seen.heard = Some(node);
     Ok(())
 }
 
@@ -63,23 +64,24 @@ pub fn numberless(seen: &mut Seen, taken: Taken) -> Verdict {
     Ok(())
 }
 
-/// A client receives a latest value.
+/// A client receives a latest value: after whatever was before it, and no older one after it. Who
+/// joins is given values that are older than where the stream is.
 pub fn latest(truth: &Truth, seen: &mut Seen, taken: Taken, sets_back: bool) -> Verdict {
     // A broker that has forgotten counts from the start again.
-    let (Some(node), Some(at)) = (taken.node, seen.at) else { return Ok(()) };
-    let (value, client) = (truth.node(node).position, truth.node(at).position);
-    if value.epoch != client.epoch || sets_back {
+    if sets_back {
         return Ok(());
     }
-    if value.offset < client.offset {
-        let what = format!("a latest value of {value:?} came after {client:?}");
-        return Err(Failure::new("latest", what));
+    if let Some((node, heard)) = taken.node.zip(seen.heard) {
+        let (value, client) = (truth.node(node).position, truth.node(heard).position);
+        if value.epoch == client.epoch && value.offset < client.offset {
+            let what = format!("a latest value of {value:?} came after {client:?}");
+            return Err(Failure::new("latest", what));
+        }
     }
-    let newest = (value.epoch, taken.version);
-    if value.epoch == seen.latest.0 && newest <= seen.latest {
+    if taken.version <= seen.latest {
         return Err(Failure::new("latest", format!("{taken:?} came after {seen:?}")));
     }
-    seen.latest = newest;
+    seen.latest = taken.version;
     Ok(())
 }
 

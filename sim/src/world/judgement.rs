@@ -6,7 +6,7 @@ use realtime_core::transcript::Machine;
 
 use crate::{
     at::Seen,
-    oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers},
+    oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers, values},
     plan::{Knobs, Plan, Trouble},
     session::Stage,
     truth::StreamId,
@@ -76,6 +76,9 @@ impl World<'_, '_> {
         }
         if self.plan.knobs.positions {
             liveness::judge(&self.truth, |stream| self.broker.place(stream), session)?;
+            if self.is_lossless {
+                values::judge(&self.truth, |stream| self.broker.versions(stream), session)?;
+            }
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ fn a_history_with_another_predecessor_does_not_fill_a_gap() {
     step(&mut relay, 0, came(7));
     let place = Place::Durable { position: position(6), prev: Mid(1) };
     let forged = Entry { place, body: body() }.encode();
-    let history = History { head: position(7), entries: vec![forged, kept(7)] };
+    let history = History { head: position(7), entries: vec![forged, kept(7)], latest: Vec::new() };
     let read = Input::Read { read: ReadId(1), history: Some(history) };
     assert_eq!(step(&mut relay, 0, read), ["0: resync event:1 at 7"]);
 }

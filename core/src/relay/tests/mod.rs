@@ -7,6 +7,7 @@ mod order;
 mod outlet;
 mod peers;
 mod receipts;
+mod values;
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::*;
 use crate::{
     entry::{Body, Entry, Place},
     id::{BootId, DispatchId, Epoch, Mid, Position, RequestId},
-    link::{Since, ToShard},
+    link::{Missed, Since, ToShard},
     stream::StreamName,
     time::UnixMillis,
 };
@@ -86,7 +87,7 @@ fn words(action: &Action) -> String {
                     let recovered = if *recovered { ", recovered" } else { "" };
                     let missed = suffix.entries().iter();
                     let missed: String =
-                        missed.map(|missed| format!(" +{}", missed.position.offset)).collect();
+                        missed.map(|missed| format!(" +{}", what_is(missed))).collect();
                     format!("joined {} at {}{recovered}{missed}", request.0, at(position))
                 }
                 ToShard::JoinFailed { request } => format!("join {} failed", request.0),
@@ -189,7 +190,7 @@ fn head(read: u64, offset: u64) -> Input {
 }
 
 fn head_at(read: u64, head: Option<Position>) -> Input {
-    let history = head.map(|head| History { head, entries: Vec::new() });
+    let history = head.map(|head| History { head, ..History::default() });
     Input::Read { read: ReadId(read), history }
 }
 
@@ -202,7 +203,7 @@ fn kept(offset: u64) -> Bytes {
 /// The answer to a read: the head and the newest entries that are kept.
 fn history(read: u64, offsets: std::ops::RangeInclusive<u64>) -> Input {
     let head = position(*offsets.end());
-    let history = History { head, entries: offsets.map(kept).collect() };
+    let history = History { head, entries: offsets.map(kept).collect(), latest: Vec::new() };
     Input::Read { read: ReadId(read), history: Some(history) }
 }
 
@@ -232,7 +233,15 @@ fn came(offset: u64) -> Input {
 
 /// A latest value that was published when the stream was at `at`.
 fn came_latest(at: u64) -> Input {
-    received(1, ROOM, Place::Latest { epoch: Epoch(1), at, version: 1, mid: Mid(99 << 32) })
+    received(1, ROOM, Place::Latest { epoch: Epoch(1), at, version: at, mid: Mid(99 << 32) })
+}
+
+/// The offset of a durable message, or the payload of a latest value.
+fn what_is(missed: &Missed) -> String {
+    let text = String::from_utf8_lossy(&missed.frame.0);
+    let payload = text.split("\"payload\":").nth(1).and_then(|rest| rest.split(['}', ',']).next());
+    let payload = || payload.expect("it has one").to_owned();
+    missed.position.map_or_else(payload, |position| position.offset.to_string())
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn a_message_that_is_resumed_asks_again() {
         kind: "x".into(),
         exclude_user: None,
         acks_to,
-        position: position(offset).unwrap(),
+        position: position(offset),
     });
     let suffix = Suffix::new(missed.into(), 0);
     let (position, recovered) = (position(2), true);
@@ -114,7 +114,7 @@ fn who_was_sent_a_message_may_be_gone_with_its_slot_when_another_is_sent_it() {
         kind: "x".into(),
         exclude_user: None,
         acks_to: Some(ORIGIN),
-        position: position(1).unwrap(),
+        position: position(1),
     };
     let suffix = Suffix::new([missed].into(), 0);
     let (position, recovered) = (position(1), true);

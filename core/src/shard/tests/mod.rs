@@ -252,7 +252,8 @@ fn text(action: &Action, actions: &Actions) -> String {
         Action::ToRelay(ToRelay::Counted(census)) => format!("counted {census:?}"),
         Action::Feed { conn, suffix, skip_user } => {
             let skip = skip_user.as_ref().map_or_else(String::new, |user| format!(" but {user}'s"));
-            let missed = suffix.entries().iter().map(|missed| missed.position.offset.to_string());
+            let missed =
+                suffix.entries().iter().map(|missed| missed.position.unwrap().offset.to_string());
             format!("{}: missed {}{skip}", conn.slot, missed.collect::<Vec<_>>().join(" "))
         }
         Action::Reach(name) => format!("reach {name}"),

@@ -137,8 +137,8 @@ impl Store {
         Ok(Stored { answer, entry })
     }
 
-    /// Where a stream is, and what of its history comes after the offset `after`. Begins its
-    /// numbering with `epoch` when it has none.
+    /// Where a stream is, what of its history comes after the offset `after`, and its latest
+    /// values. Begins its numbering with `epoch` when it has none.
     pub(super) fn read(
         &mut self,
         stream: &StreamName,
@@ -154,12 +154,13 @@ impl Store {
             stream.head_until = now + retention.position_ttl;
             let head = stream.head.get_or_insert_with(|| Position { epoch, ..Position::default() });
             let count = head.offset.saturating_sub(after.unwrap_or(u64::MAX));
-            let log = stream.content.as_ref().map(|content| &content.log);
             let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let newest = |log: &VecDeque<Bytes>| {
-                log.range(log.len().saturating_sub(count)..).cloned().collect()
-            };
-            History { head: *head, entries: log.map(newest).unwrap_or_default() }
+            let mut history = History { head: *head, ..History::default() };
+            if let Some(Content { log, latest, .. }) = stream.content.as_deref() {
+                history.entries.extend(log.range(log.len().saturating_sub(count)..).cloned());
+                history.latest.extend(latest.values().map(|value| value.entry.clone()));
+            }
+            history
         });
         self.shrink();
         history

@@ -149,7 +149,7 @@ impl<N: Net> RedisBroker<N> {
         if self.retention.user_entries_max == 0 {
             return Ok(History::default()); // Positions are off: nothing is kept.
         }
-        let keys = vec![self.names.key(&stream, "meta"), self.names.key(&stream, "log")];
+        let keys = ["meta", "log", "latest"].map(|key| self.names.key(&stream, key)).into();
         let after = after.map(decimal).unwrap_or_default();
         let args = vec![hex(epoch.0), millis(self.retention.position_ttl), after];
         let call = Call { script: &self.scripts.read, keys, args };
@@ -246,10 +246,12 @@ fn script_answer(answer: Value) -> Option<Published> {
 
 /// Reads the answer of the reading script.
 fn read_answer(answer: Value) -> Option<History> {
-    let (epoch, offset, mid, entries): (String, u64, String, Vec<Vec<u8>>) =
+    let (epoch, offset, mid, entries, latest): (String, u64, String, Vec<Vec<u8>>, Vec<Vec<u8>>) =
         redis::from_redis_value(answer).ok()?;
     let head = position(&epoch, offset, &mid)?;
-    Some(History { head, entries: entries.into_iter().map(Bytes::from).collect() })
+    let [entries, latest] =
+        [entries, latest].map(|list| list.into_iter().map(Bytes::from).collect());
+    Some(History { head, entries, latest })
 }
 
 /// Reads the answer of PUBLISH.
