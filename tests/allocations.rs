@@ -132,7 +132,7 @@ fn a_delivery_is_one_write_and_allocates_nothing() {
     let kept = frame.clone();
     let count = allocations(|| {
         for _ in 0..1_000 {
-            assert_eq!(socket.send(&frame), Sent::Accepted);
+            assert_eq!(socket.send(&frame, None), Sent::Accepted);
         }
         assert_eq!(socket.send_copy(encode::PING), Sent::Accepted);
     });

@@ -3,7 +3,7 @@
 //! position it names, everything after it is live.
 
 use std::{
-    hash::{Hash, Hasher},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -204,4 +204,20 @@ pub struct Publication {
     pub position: Option<Position>,
     /// When it was published, by the publisher's clock; none where that is unknown.
     pub published: Option<UnixMillis>,
+    /// What a `latest` value is the newest one of.
+    pub value_of: Option<ValueKey>,
+}
+
+/// Names the stream, the type and the key of a `latest` value: of two with the same, the newer one
+/// may take the place of the other while that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ValueKey(u64);
+
+impl ValueKey {
+    /// A hash, wide enough that two of one connection's outbox are not the same by chance.
+    pub fn new(stream: &StreamName, kind: &str, key: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (stream.as_str(), kind, key).hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }

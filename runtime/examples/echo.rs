@@ -74,7 +74,7 @@ impl<S: Stream> Echo<S> {
             }
         }
         frame.extend(payload);
-        let sent = self.0.borrow_mut().send(&frame.into());
+        let sent = self.0.borrow_mut().send(&frame.into(), None);
         if sent == Sent::Overflowed {
             self.0.borrow_mut().reset();
         }

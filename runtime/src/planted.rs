@@ -2,4 +2,5 @@
 //! machines, by which they are turned on. Only the builds of the simulation have them.
 
 /// Every planted bug of the runtime.
-pub const NAMES: &[&str] = &["reuse an epoch", "drain without readiness"];
+pub const NAMES: &[&str] =
+    &["reuse an epoch", "drain without readiness", "let a value take the place of a message"];

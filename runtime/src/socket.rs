@@ -22,7 +22,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use realtime_core::{link::Suffix, wire::CloseCode};
+use realtime_core::{
+    link::{Suffix, ValueKey},
+    wire::CloseCode,
+};
 use tokio::io::ReadBuf;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
@@ -136,14 +139,15 @@ impl<S: Stream> Socket<S> {
         }
     }
 
-    /// Writes a frame, or queues what the socket does not take. Nothing is copied.
-    pub fn send(&mut self, frame: &Bytes) -> Sent {
-        self.write(frame, |written| frame.slice(written..))
+    /// Writes a frame, or queues what the socket does not take. Nothing is copied. A `latest` value
+    /// may take the place of an older one that waits.
+    pub fn send(&mut self, frame: &Bytes, value_of: Option<ValueKey>) -> Sent {
+        self.write(frame, value_of, |written| frame.slice(written..))
     }
 
     /// The same for a frame that is only borrowed; what must be queued is copied.
     pub fn send_copy(&mut self, frame: &[u8]) -> Sent {
-        self.write(frame, |written| Bytes::copy_from_slice(&frame[written..]))
+        self.write(frame, None, |written| Bytes::copy_from_slice(&frame[written..]))
     }
 
     /// Sends what was missed as the socket drains: behind what is queued, before what comes next.
@@ -175,7 +179,12 @@ impl<S: Stream> Socket<S> {
         }
     }
 
-    fn write(&mut self, frame: &[u8], rest: impl FnOnce(usize) -> Bytes) -> Sent {
+    fn write(
+        &mut self,
+        frame: &[u8],
+        value_of: Option<ValueKey>,
+        rest: impl FnOnce(usize) -> Bytes,
+    ) -> Sent {
         if self.phase != Phase::Open {
             return Sent::Refused;
         }
@@ -193,7 +202,8 @@ impl<S: Stream> Socket<S> {
         if written == frame.len() {
             return Sent::Accepted;
         }
-        let queued = self.outbox.push(rest(written), &self.bounds.budget);
+        let value_of = value_of.filter(|_| written == 0);
+        let queued = self.outbox.push(rest(written), value_of, &self.bounds.budget);
         if written > 0 {
             self.outbox.note_begun();
         }

@@ -198,6 +198,8 @@ pub struct Snapshot {
     pub rooms: Vec<(StreamName, u32)>,
     /// Bytes in all outboxes.
     pub queued_bytes: u64,
+    /// `latest` values that newer ones took the place of in an outbox, ever.
+    pub values_replaced: u64,
     /// Publish-to-write times since the start, by bucket of [`LATENCY_BUCKETS_S`], the last
     /// for longer ones.
     pub latency: [u64; LATENCY_BUCKETS_S.len() + 1],

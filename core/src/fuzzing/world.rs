@@ -298,6 +298,7 @@ impl World {
             acks_to: position.filter(|_| long).map(|_| ORIGIN),
             position,
             published: Some(body.published),
+            value_of: None,
         }))));
     }
 

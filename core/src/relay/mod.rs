@@ -212,8 +212,14 @@ impl Relay {
             return;
         };
         let Some(index) = self.streams.find(&name) else { return };
-        let forward =
-            Forward { body: &body, position: None, before: None, source: None, filled: false };
+        let forward = Forward {
+            body: &body,
+            position: None,
+            before: None,
+            source: None,
+            filled: false,
+            is_value: false,
+        };
         self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 

@@ -311,7 +311,8 @@ impl Relay {
             stream.advance(position);
             let (position, before) = (Some(position), Some(before(position, prev)));
             let (source, filled) = (Some(Source::of(entry)), !lacking.came(entry));
-            let forward = Forward { body: &entry.body, position, before, source, filled };
+            let body = &entry.body;
+            let forward = Forward { body, position, before, source, filled, is_value: false };
             self.outlet.forward(stream, index, forward, turn);
             count += 1;
         }
@@ -381,7 +382,9 @@ impl Relay {
     ) {
         let before = position.zip(prev).map(|(position, prev)| before(position, prev));
         let source = Some(Source::of(entry));
-        let forward = Forward { body: &entry.body, position, before, source, filled: false };
+        let is_value = matches!(entry.place, Place::Latest { version: 1.., .. });
+        let body = &entry.body;
+        let forward = Forward { body, position, before, source, filled: false, is_value };
         self.outlet.forward(&mut self.streams[index], index, forward, turn);
     }
 

@@ -10,7 +10,7 @@ use crate::{
     entry::Body,
     id::{BootId, DispatchId, Position, WorkerId},
     limits::RelayLimits,
-    link::{Publication, ToShard},
+    link::{Publication, ToShard, ValueKey},
     stream::{StreamKind, StreamName},
     wire::encode,
 };
@@ -56,6 +56,8 @@ pub(super) struct Forward<'a> {
     pub(super) source: Option<Source>,
     /// It comes out of the history, and its live copy has not come.
     pub(super) filled: bool,
+    /// It is a latest value.
+    pub(super) is_value: bool,
 }
 
 impl Forward<'_> {
@@ -184,8 +186,14 @@ impl Outlet {
         turn: &mut Turn<'_>,
     ) -> bool {
         let dispatch = DispatchId(self.next_dispatch);
-        let forward =
-            Forward { body, position: Some(position), before: None, source: None, filled: false };
+        let forward = Forward {
+            body,
+            position: Some(position),
+            before: None,
+            source: None,
+            filled: false,
+            is_value: false,
+        };
         let publication = publication_of(dispatch, &stream.name, forward);
         let share = Share::whole_of(&stream.name);
         if !self.admit(worker, share, dispatch, publication.frame.0.len()) {
@@ -287,7 +295,7 @@ fn publication_of(
     stream: &StreamName,
     forward: Forward<'_>,
 ) -> Arc<Publication> {
-    let Forward { body, position, .. } = forward;
+    let Forward { body, position, is_value, .. } = forward;
     Arc::new(Publication {
         dispatch,
         stream: stream.clone(),
@@ -297,5 +305,6 @@ fn publication_of(
         acks_to: (body.ack && position.is_some()).then_some(body.origin),
         position,
         published: (!forward.is_best_effort()).then_some(body.published),
+        value_of: is_value.then(|| ValueKey::new(stream, &body.kind, &body.key)),
     })
 }

@@ -179,8 +179,9 @@ impl Relay {
         while let Some(Value { entry, .. }) = lacking.values.next_if(is_due) {
             turn.actions.push(Action::Reach("relay_values_filled"));
             let (source, filled) = (Some(Source::of(entry)), !lacking.came(entry));
+            let body = &entry.body;
             let forward =
-                Forward { body: &entry.body, position: None, before: None, source, filled };
+                Forward { body, position: None, before: None, source, filled, is_value: true };
             self.outlet.forward(&mut self.streams[index], index, forward, turn);
         }
     }

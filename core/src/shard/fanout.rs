@@ -75,7 +75,7 @@ impl Shard {
         let mut bytes = first.frame.0.len();
         let mut position = first.position;
         let mut frame = first.frame.clone();
-        let published = first.published;
+        let (published, mut value_of) = (first.published, first.value_of);
         walk.carried.push(first);
         while is_for_all && let Some(Item::Publication(next)) = walk.waiting.front() {
             bytes += next.frame.0.len();
@@ -91,6 +91,7 @@ impl Shard {
         if walk.carried.len() > 1 {
             let frames: Vec<&[u8]> = walk.carried.iter().map(|part| &*part.frame.0).collect();
             frame = Frame(Bytes::from(frames.concat()));
+            value_of = None;
             actions.push(Action::Reach("publications coalesced"));
         }
         self.streams.start_walk(delivery, position);
@@ -102,7 +103,7 @@ impl Shard {
                 hand_over(&publication, u32::try_from(members).unwrap_or(u32::MAX), actions);
             }
         }
-        actions.push(Action::Deliver { delivery, frame, published });
+        actions.push(Action::Deliver { delivery, frame, published, value_of });
     }
 
     pub(super) fn walk_on(

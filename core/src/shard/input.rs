@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     id::{ConnectionId, DeliveryId},
-    link::{Suffix, ToRelay, ToShard},
+    link::{Suffix, ToRelay, ToShard, ValueKey},
     time::UnixMillis,
     transcript::latin1,
     wire::{CloseCode, Frame},
@@ -198,6 +198,8 @@ pub enum Action {
         frame: Frame,
         /// When its first publication was published.
         published: Option<UnixMillis>,
+        /// What it is the newest value of, if it is a `latest` value alone.
+        value_of: Option<ValueKey>,
     },
     /// Send a ping frame.
     Ping {

@@ -81,6 +81,7 @@ fn life_of_a_shard() -> String {
         acks_to: None,
         position: None,
         published: None,
+        value_of: None,
     };
     let message = ToShard::Publication(publication.into());
     let wanted = give(&mut shard, shard::Input::FromRelay(message));

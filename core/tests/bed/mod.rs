@@ -151,6 +151,7 @@ impl Bed {
             acks_to: None,
             position: position(self.published),
             published: None,
+            value_of: None,
         })
     }
 

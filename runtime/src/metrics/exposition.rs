@@ -102,6 +102,11 @@ fn web_socket(families: &mut Families, scrape: &Scrape<'_>) {
     for (name, help, value) in gauges {
         families.gauge(name, help, value);
     }
+    web_socket_totals(families, scrape);
+}
+
+fn web_socket_totals(families: &mut Families, scrape: &Scrape<'_>) {
+    let stats = &scrape.overview.stats;
     families.total(
         "realtime_websocket_accepted_total",
         "WebSocket connections accepted.",
@@ -119,6 +124,11 @@ fn web_socket(families: &mut Families, scrape: &Scrape<'_>) {
         "Closes that this side began, by close code.",
         "code",
         codes.iter().zip(stats.closes),
+    );
+    families.total(
+        "realtime_websocket_values_replaced_total",
+        "Latest values that newer ones took the place of while they waited for a slow client.",
+        scrape.overview.values_replaced,
     );
     families.total(
         "realtime_websocket_accept_failures_total",

@@ -19,6 +19,8 @@ pub struct Overview {
     pub rooms: BTreeMap<StreamName, u64>,
     /// Bytes in all outboxes.
     pub queued_bytes: u64,
+    /// `latest` values that newer ones took the place of in an outbox, ever.
+    pub values_replaced: u64,
     /// Times that accepting a connection failed.
     pub accept_failures: u64,
     /// Publish-to-write times since the start, by bucket.
@@ -78,6 +80,7 @@ fn sum(snapshots: &[Snapshot]) -> Overview {
             *sum.rooms.entry(room.clone()).or_default() += u64::from(*members);
         }
         sum.queued_bytes += snapshot.queued_bytes;
+        sum.values_replaced += snapshot.values_replaced;
         sum.accept_failures += snapshot.accept_failures;
         add_each(&mut sum.latency, &snapshot.latency);
         sum.latency_sum_s += snapshot.latency_sum_s;

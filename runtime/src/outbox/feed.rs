@@ -151,9 +151,9 @@ mod tests {
             let (mut outbox, budget) = (Outbox::default(), Budget::new(1_000, 10_000));
             let entries: Arc<[Missed]> =
                 [missed("one", None), missed("two", None), missed("three", None)].into();
-            outbox.push(Bytes::from_static(b"<"), &budget);
+            outbox.push(Bytes::from_static(b"<"), None, &budget);
             assert_eq!(outbox.feed(Suffix::new(entries, 1), None, &budget), Queued::Fits);
-            outbox.push(Bytes::from_static(b">"), &budget);
+            outbox.push(Bytes::from_static(b">"), None, &budget);
             assert_eq!(budget.used_bytes(), 2 + 3 * super::super::ENTRY_BYTES);
             assert_eq!(drain(&mut outbox, &budget, at_once), "<twothree>");
             assert_eq!((budget.used_bytes(), budget.pinned.borrow().bytes), (0, 0));

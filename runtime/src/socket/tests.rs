@@ -57,7 +57,7 @@ fn frames_leave_in_order_whether_written_or_queued() {
     run(async {
         let (mut socket, mut peer) = socket(10, 1000);
         assert_eq!(socket.send_copy(b"0123456"), Sent::Accepted);
-        assert_eq!(socket.send(&Bytes::from_static(b"789abcd")), Sent::Accepted);
+        assert_eq!(socket.send(&Bytes::from_static(b"789abcd"), None), Sent::Accepted);
         assert_eq!(socket.send_copy(b"efghijk"), Sent::Accepted);
         socket.close(&BYE);
         assert_eq!(socket.send_copy(b"too late"), Sent::Refused);

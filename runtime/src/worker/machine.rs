@@ -6,7 +6,7 @@ use std::{
 
 use realtime_core::{
     id::{ConnectionId, DeliveryId, WorkerId},
-    link::{ToRelay, ToShard},
+    link::{ToRelay, ToShard, ValueKey},
     shard::{Action, Actions, Handshake, Input, Shard},
     time::{Instant, UnixMillis},
     transcript::{Recorded, Sink},
@@ -89,6 +89,7 @@ struct FanOut {
     delivery: DeliveryId,
     frame: Frame,
     published: Option<UnixMillis>,
+    value_of: Option<ValueKey>,
     accepted: u32,
 }
 
@@ -183,9 +184,9 @@ impl<S: Stream> Machine<S> {
                 let sent = socket.borrow_mut().feed(suffix, skip_user);
                 state.sent(conn, sent);
             }
-            Action::Deliver { delivery, frame, published } => {
+            Action::Deliver { delivery, frame, published, value_of } => {
                 // A short one is over at once, a long one takes its turns with the others.
-                let fan_out = FanOut { delivery, frame, published, accepted: 0 };
+                let fan_out = FanOut { delivery, frame, published, value_of, accepted: 0 };
                 if let Some(fan_out) = state.walk(fan_out, self.clock) {
                     state.fan_outs.push_back(fan_out);
                     self.fan_out_began.notify_one();
@@ -279,6 +280,7 @@ impl<S: Stream> Machine<S> {
             stats: state.shard.stats(),
             rooms: listed,
             queued_bytes: self.bounds.budget.used_bytes() as u64,
+            values_replaced: self.bounds.budget.replaced(),
             latency: state.latency.counts,
             latency_sum_s: state.latency.sum_s,
             accept_failures: self.arrivals.failures(),
@@ -409,7 +411,7 @@ impl<S: Stream> State<S> {
             left -= members.len();
             for conn in members.drain(..) {
                 let Some(socket) = self.slots.socket(conn) else { continue };
-                let sent = socket.borrow_mut().send(&fan_out.frame.0);
+                let sent = socket.borrow_mut().send(&fan_out.frame.0, fan_out.value_of);
                 fan_out.accepted += u32::from(self.sent(conn, sent));
             }
         }

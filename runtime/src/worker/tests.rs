@@ -3,7 +3,7 @@ use std::{cell::Cell, future::Future, io, time::Duration};
 use bytes::Bytes;
 use realtime_core::{
     id::{DispatchId, Epoch, Mid, Position},
-    link::{Publication, Suffix, ToRelay},
+    link::{Publication, Suffix, ToRelay, ValueKey},
     wire::Frame,
 };
 use tokio::{
@@ -128,6 +128,15 @@ impl Harness {
     }
 
     async fn publish(&self, stream: &str, frame: Bytes) -> DispatchId {
+        self.publish_value(stream, frame, None).await
+    }
+
+    async fn publish_value(
+        &self,
+        stream: &str,
+        frame: Bytes,
+        value_of: Option<ValueKey>,
+    ) -> DispatchId {
         let dispatch = DispatchId(self.dispatches.replace(self.dispatches.get() + 1));
         let publication = Publication {
             dispatch,
@@ -138,6 +147,7 @@ impl Harness {
             acks_to: None,
             position: None,
             published: None,
+            value_of,
         };
         self.to_shard.send(ToShard::Publication(Arc::new(publication))).await.unwrap();
         dispatch
@@ -371,6 +381,35 @@ fn a_long_fan_out_reaches_everybody_and_lets_a_short_one_overtake() {
             assert_eq!(text(client).await, "to all");
         }
     });
+}
+
+#[test]
+fn a_client_that_is_behind_gets_the_newest_values_and_is_not_closed_for_the_others() {
+    run(
+        |config| config.ws.outbox_bytes_max = 20_000,
+        async |mut worker| {
+            let mut slow = worker.open().await;
+            let key = Some(ValueKey::new(&StreamName::all(), "queue", "1"));
+            for number in 0..1_000 {
+                let filling = "x".repeat(96);
+                worker
+                    .publish_value("all", text_frame(&format!("{number:04}{filling}")), key)
+                    .await;
+                let handed = worker.heard().await;
+                assert!(matches!(handed, ToRelay::HandedOver { recipients: 1, .. }), "{number}");
+            }
+            let snapshot = worker.snapshot().await;
+            assert!(snapshot.queued_bytes < 11_000, "{}", snapshot.queued_bytes);
+            assert!(snapshot.values_replaced > 700, "{}", snapshot.values_replaced);
+            let mut last = 0;
+            while last < 999 {
+                let number = text(&mut slow).await[..4].parse().unwrap();
+                assert!(number >= last, "{number} after {last}");
+                last = number;
+            }
+            assert_eq!(worker.snapshot().await.queued_bytes, 0);
+        },
+    );
 }
 
 #[test]

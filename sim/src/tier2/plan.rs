@@ -237,7 +237,7 @@ impl Plan {
             latency_ms,
             knobs,
             clients,
-            publishes: publishes(&mut labelled(seed, "tier2/publishes"), pods),
+            publishes: publishes(seed, pods),
             faults: faults(&mut labelled(seed, "tier2/faults"), pods, count),
             quiet_ms: QUIET_MS,
             last_ms: LAST_MS,
@@ -284,7 +284,33 @@ fn client(seed: u64, number: usize) -> ClientPlan {
     ClientPlan { user, at_ms, rooms, habit, since: rng.below(3) > 0 }
 }
 
-fn publishes(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
+fn publishes(seed: u64, pods: usize) -> Vec<PublishPlan> {
+    let mut publishes = usual(&mut labelled(seed, "tier2/publishes"), pods);
+    publishes.extend(burst(&mut labelled(seed, "tier2/burst"), pods));
+    publishes.sort_by_key(|publish| publish.at_ms);
+    publishes
+}
+
+/// More for one user than a client takes that does not read for a moment: long messages, with
+/// places in a queue between them.
+fn burst(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
+    let (user, at_ms) = (pick(rng, &USERS).to_string(), 2_000 + rng.below(QUIET_MS - 4_000));
+    let count = if rng.below(3) == 0 { 0 } else { 16 + rng.below(16) };
+    let publish = |number| {
+        let user = user.clone();
+        let is_long = number % 3 == 0;
+        PublishPlan {
+            at_ms: at_ms + 40 * number,
+            pod: index(rng, pods),
+            call: if is_long { CallPlan::Send { user } } else { CallPlan::Queue { user } },
+            keyed: false,
+            padding: if is_long { 18_000 } else { 0 },
+        }
+    };
+    (0..count).map(publish).collect()
+}
+
+fn usual(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
     let count = 20 + rng.below(130);
     let call = |rng: &mut Rng| match rng.below(10) {
         0..4 => CallPlan::Broadcast {
@@ -304,9 +330,7 @@ fn publishes(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
         keyed: rng.below(3) == 0,
         padding: if heavy { index(rng, 20_000) } else { index(rng, 200) },
     };
-    let mut publishes: Vec<_> = (0..count).map(|_| publish(rng)).collect();
-    publishes.sort_by_key(|publish| publish.at_ms);
-    publishes
+    (0..count).map(|_| publish(rng)).collect()
 }
 
 /// Each seed has only some kinds of faults, so that each kind is seen alone, too.

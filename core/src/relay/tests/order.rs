@@ -28,6 +28,7 @@ fn a_publication_says_all_that_its_receivers_need() {
         acks_to: Some(BootId(1)),
         position: Some(position(6)),
         published: Some(UnixMillis(1)),
+        value_of: None,
     };
     let message = ToShard::Publication(expected.into());
     assert_eq!(actions, [Action::ToShard { worker: WorkerId(0), message }]);

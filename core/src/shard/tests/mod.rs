@@ -94,6 +94,7 @@ fn publication(stream: &str, offset: u64, text: &'static str) -> Publication {
         acks_to: None,
         position: position(offset),
         published: None,
+        value_of: None,
     }
 }
 
