@@ -90,7 +90,43 @@ impl Plan {
             end_ms: BUSY_MS + tail,
         };
         plan.go_wrong(&mut rng, scale);
+        if !is_calm {
+            plan.stampede(&mut labelled(seed, "stampede"));
+        }
         plan
+    }
+
+    /// Adds, to some plans, what comes to `all` in a moment in which newcomers wait for their own
+    /// streams: more than is held for them.
+    fn stampede(&mut self, rng: &mut Rng) {
+        if rng.below(16) > 0 {
+            return;
+        }
+        let begin_ms = 2_000 + rng.below(BUSY_MS - 6_000);
+        let instance = index(rng.below(self.instances.len() as u64));
+        self.faults.push(Fault {
+            at_ms: begin_ms,
+            lasts_ms: 1_000,
+            instance,
+            what: Trouble::ReadsSlow(2_000),
+        });
+        self.clients.extend((0..3).map(|n| ClientPlan {
+            user: Some(format!("late-{n}")),
+            instance,
+            worker: 0,
+            at_ms: begin_ms + 100 * n,
+            ..ClientPlan::default()
+        }));
+        self.publishes.extend((0..200).map(|n| PublishPlan {
+            at_ms: begin_ms + 400 + 5 * n,
+            instance,
+            stream: String::from("all"),
+            class: Class::Durable,
+            exclude: None,
+            bytes: 0,
+            ack: false,
+        }));
+        self.publishes.sort_by_key(|publish| publish.at_ms);
     }
 
     /// Adds what goes wrong.
