@@ -95,6 +95,9 @@ pub struct Seen {
     pub heard: Option<NodeId>,
     /// The version of the newest latest value.
     pub latest: u64,
+    /// The version of the newest latest value when it was told to fetch the state, if it was while
+    /// it had no place.
+    pub fetched: u64,
     /// The newest message of an ingress channel.
     pub ingress: u64,
 }

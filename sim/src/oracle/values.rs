@@ -9,7 +9,9 @@ use crate::{
 use super::{Failure, Verdict};
 
 /// A client has been sent the newest of the values that the broker keeps, but for those that it is
-/// excluded from. `versions` are those that the broker has of a stream.
+/// excluded from, and for those that were there when it was told to fetch the state: who becomes a
+/// member while the broker is away has no place and is given no values. `versions` are those that
+/// the broker has of a stream.
 pub fn judge<I: Iterator<Item = u64>>(
     truth: &Truth,
     versions: impl Fn(StreamId) -> I,
@@ -27,7 +29,7 @@ pub fn judge<I: Iterator<Item = u64>>(
             })
         };
         if let Some(newest) = versions(*stream).filter(is_for_it).max()
-            && newest > seen.latest
+            && newest > seen.latest.max(seen.fetched)
         {
             let name = truth.name(*stream);
             let what = format!("{name}: the newest value is {newest}, the client has {seen:?}");

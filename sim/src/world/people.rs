@@ -309,6 +309,12 @@ impl World<'_, '_> {
                     let what = format!("{name}: nothing can have been missed");
                     return Err(Failure::new("resync", what));
                 }
+                let newest = self.broker.versions(stream).max().unwrap_or(0);
+                if let Some(seen) = self.sessions[session].streams.get_mut(&stream)
+                    && !knew
+                {
+                    seen.fetched = newest;
+                }
             }
             Heard::Refused { code, asked: Some(Asked::Join(room, _)) } => {
                 self.refused(session, &code, room);
