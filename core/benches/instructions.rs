@@ -13,6 +13,7 @@ use std::{
     hint::black_box,
     io::{self, Write as _},
     process::Command,
+    sync::Arc,
 };
 
 use bed::{Bed, conn, position};
@@ -58,6 +59,7 @@ type Case = (&'static str, u32, fn(u32));
 const CASES: &[Case] = &[
     ("a publication to 1 member", 100, |n| publish(1, n)),
     ("a publication to 1,000 members", 20, |n| publish(1_000, n)),
+    ("the same without a history", 20, publish_plain),
     ("a publication to 100,000 members", 5, |n| publish(100_000, n)),
     ("encoding a publication", 100, encode_publication),
     ("leaving and joining a room", 100, leave_and_join),
@@ -86,6 +88,16 @@ fn publish(members: u32, repetitions: u32) {
     let publication = bed.publication("event:1", None);
     for _ in 0..repetitions {
         assert_eq!(bed.publish(publication.clone()), members);
+    }
+}
+
+/// As with `HISTORY_SIZE=0`: nothing has a place.
+fn publish_plain(repetitions: u32) {
+    let mut bed = Bed::new(1_000);
+    let mut publication = bed.publication("event:1", None);
+    Arc::get_mut(&mut publication).expect("nobody else has it").position = None;
+    for _ in 0..repetitions {
+        assert_eq!(bed.publish(publication.clone()), 1_000);
     }
 }
 

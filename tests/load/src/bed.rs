@@ -42,6 +42,7 @@ impl Bed {
             binary: options.binary.clone().map_or_else(binary_beside, Ok)?,
             secret: options.secret.clone().unwrap_or_else(|| SECRET.to_owned()),
             redis: redis.as_ref().map(|redis| redis.address),
+            plain: options.plain,
         };
         let mut instances = Vec::new();
         for ((http, grpc), pid) in options.http.iter().zip(&options.grpc).zip(&options.pids) {

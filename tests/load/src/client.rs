@@ -18,11 +18,11 @@ use crate::{
 /// What all clients of a process count together.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Tally {
-    /// Durable messages of the room.
+    /// Messages of the room.
     pub(crate) room: u64,
     /// Durable messages of users.
     pub(crate) user: u64,
-    /// Messages without a position.
+    /// Messages of users without a position.
     pub(crate) latest: u64,
     /// Messages that should have come before one that came.
     pub(crate) lost: u64,
@@ -285,11 +285,13 @@ impl Client {
         if let Some(sent) = wire::number(text, "sent") {
             tally.latency.add(now_ns().saturating_sub(sent));
         }
+        let of_room = wire::field(text, "room").is_some();
         let Some(id) = wire::field(text, "id") else {
-            tally.latest += 1;
+            // Without histories a room's messages have no position, and must all come none the less.
+            let count = if of_room { &mut tally.room } else { &mut tally.latest };
+            *count += 1;
             return;
         };
-        let of_room = wire::field(text, "room").is_some();
         let count = if of_room { &mut tally.room } else { &mut tally.user };
         *count += 1;
         let place = if of_room { &mut self.places.room } else { &mut self.places.user };

@@ -15,7 +15,7 @@ use crate::{
 
 /// CPU time for each delivery, in microseconds.
 #[derive(Clone, Copy, Debug)]
-struct Cost {
+pub(crate) struct Cost {
     cpu_us: f64,
     user_us: f64,
 }
@@ -65,7 +65,8 @@ pub(crate) async fn compare(options: &Options) -> io::Result<Report> {
     Ok(report)
 }
 
-fn put(report: &mut Report, name: &str, costs: &[Cost], least: &[Cost]) {
+/// Reports medians, and the median ratio to what cost the least.
+pub(crate) fn put(report: &mut Report, name: &str, costs: &[Cost], least: &[Cost]) {
     let all = |of: fn(&Cost) -> f64| costs.iter().map(of).collect::<Vec<_>>();
     let ratios = costs.iter().zip(least).map(|(cost, least)| cost.cpu_us / least.cpu_us);
     let ratios = ratios.collect::<Vec<_>>();
@@ -82,7 +83,8 @@ impl Cost {
     }
 }
 
-async fn cost(bed: &mut Bed, options: &Options, at_once: u64) -> io::Result<Cost> {
+/// Broadcasts `options.messages` times, with so many calls at once.
+pub(crate) async fn cost(bed: &mut Bed, options: &Options, at_once: u64) -> io::Result<Cost> {
     let before = bed.usage()?;
     let mut sent = 0;
     while sent < options.messages {

@@ -59,7 +59,7 @@ impl Figures {
         let binary = self.options.binary.clone().map_or_else(binary_beside, Ok)?;
         let bytes = fs::metadata(&binary)?.len();
         self.row("release_binary", bytes as f64 / 1e6, "MB", Target::AtMost(12.0));
-        let recipe = Recipe { binary, secret: "of a start".to_owned(), redis: None };
+        let recipe = Recipe { binary, secret: "of a start".to_owned(), redis: None, plain: false };
         let mut starts = Vec::new();
         for _ in 0..5 {
             let instance = Instance::start(&recipe).await?;

@@ -8,6 +8,7 @@
 mod bed;
 mod client;
 mod compare;
+mod durability;
 mod figures;
 mod fleet;
 mod histogram;
@@ -19,6 +20,7 @@ mod publisher;
 mod report;
 mod scenarios;
 mod servers;
+mod slow;
 mod swarm;
 mod usage;
 mod wire;
@@ -92,6 +94,8 @@ async fn play(options: &Options) -> io::Result<Report> {
         Scenario::OnSale => mix::on_sale(options).await,
         Scenario::Deploy => mix::deploy(options).await,
         Scenario::Compare => compare::compare(options).await,
+        Scenario::Durability => durability::durability(options).await,
+        Scenario::Slow => slow::slow(options).await,
         Scenario::Figures => figures::figures(options).await,
         Scenario::Swarm | Scenario::Yardstick | Scenario::Plot => unreachable!("they run above"),
     }

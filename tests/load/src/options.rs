@@ -14,6 +14,8 @@ pub(crate) enum Scenario {
     OnSale,
     Deploy,
     Compare,
+    Durability,
+    Slow,
     Figures,
     Plot,
     /// Used by the tool itself.
@@ -34,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) redis: Option<SocketAddr>,
     pub(crate) secret: Option<String>,
     pub(crate) anonymous: bool,
+    /// Starts instances without histories. Set by `durability` for one of its sides.
+    pub(crate) plain: bool,
     pub(crate) connections: u32,
     pub(crate) per_second: u32,
     pub(crate) messages: u64,
@@ -59,6 +63,8 @@ usage: realtime-load SCENARIO [options]
   on-sale    connects, broadcasts, notifies and tells queue positions, all at the same time
   deploy     replaces instances one by one while messages go out
   compare    fan-out beside that of the least possible server, in turns
+  durability fan-out over Redis beside that of instances with HISTORY_SIZE=0, in turns
+  slow       fan-out with a client that hardly reads beside one without, in turns
   figures    measures all that the service has to reach, for some twelve minutes
   plot       draws what idle has saved: plot FILE.json FILE.json … -o FILE.svg
 
@@ -78,7 +84,7 @@ must share a Redis if there are several. Without, the tool starts its own and en
   --messages N       broadcasts, or notifications        (200)
   --bytes N          size of each payload                (128)
   --in-flight N      calls at once                       (1)
-  --rounds N         of compare                          (15)
+  --rounds N         of scenarios that take turns        (15)
   --seconds N        to wait, or to go on, up to 600     (5)
   --rss-max N        fail when a connection takes more  (no limit)
   --json FILE        write what was measured there, too
@@ -96,6 +102,7 @@ pub(crate) fn parse() -> Result<Options, lexopt::Error> {
         redis: None,
         secret: None,
         anonymous: false,
+        plain: false,
         connections: 1_000,
         per_second: 0,
         messages: 200,
@@ -152,6 +159,8 @@ fn named(name: &str) -> Result<Scenario, lexopt::Error> {
         "on-sale" => Scenario::OnSale,
         "deploy" => Scenario::Deploy,
         "compare" => Scenario::Compare,
+        "durability" => Scenario::Durability,
+        "slow" => Scenario::Slow,
         "figures" => Scenario::Figures,
         "plot" => Scenario::Plot,
         "swarm" => Scenario::Swarm,
@@ -178,7 +187,14 @@ fn check(options: Options) -> Result<Options, lexopt::Error> {
         return Err("users are needed to notify them".into());
     }
     if runs_already
-        && matches!(options.scenario, Scenario::Compare | Scenario::Deploy | Scenario::Figures)
+        && matches!(
+            options.scenario,
+            Scenario::Compare
+                | Scenario::Deploy
+                | Scenario::Durability
+                | Scenario::Slow
+                | Scenario::Figures
+        )
     {
         return Err("this scenario starts its own instances".into());
     }

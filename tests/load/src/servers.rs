@@ -34,6 +34,8 @@ pub(crate) struct Recipe {
     pub(crate) binary: PathBuf,
     pub(crate) secret: String,
     pub(crate) redis: Option<SocketAddr>,
+    /// With `HISTORY_SIZE=0`.
+    pub(crate) plain: bool,
 }
 
 /// The line of the log that names the ports.
@@ -62,6 +64,9 @@ impl Instance {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        if recipe.plain {
+            command.env("HISTORY_SIZE", "0");
+        }
         if let Some(redis) = recipe.redis {
             command.env("REDIS_HOST", redis.ip().to_string());
             command.env("REDIS_PORT", redis.port().to_string());
@@ -180,6 +185,20 @@ impl Redis {
         let calls = info.lines().filter(|line| line.starts_with("cmdstat_eval"));
         let calls = calls.filter_map(|line| line.split("calls=").nth(1)?.split(',').next());
         Ok(calls.filter_map(|calls| calls.parse::<u64>().ok()).sum())
+    }
+
+    /// Commands that it has carried out, those inside of scripts too, and bytes that went in and
+    /// out.
+    pub(crate) async fn work(&self) -> io::Result<(u64, u64)> {
+        let info = self.ask("INFO stats").await?;
+        let number = |name: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name));
+            value
+                .and_then(|value| value.trim().parse::<u64>().ok())
+                .ok_or_else(|| io::Error::other(format!("Redis does not tell {name}")))
+        };
+        let bytes = number("total_net_input_bytes:")? + number("total_net_output_bytes:")?;
+        Ok((number("total_commands_processed:")?, bytes))
     }
 
     async fn ask(&self, command: &str) -> io::Result<String> {
