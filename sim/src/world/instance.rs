@@ -43,6 +43,9 @@ pub(super) struct Life {
     pub(super) relay_timer: Option<Instant>,
     pub(super) hosts: Vec<Host>,
     pub(super) generation: u64,
+    /// The connection that the relay was told of last: what it wants goes there. In the service the
+    /// relay hears of a new one before anything can be sent through it.
+    pub(super) known: u64,
     pub(super) up: bool,
     pub(super) skew_ms: i64,
     pub(super) frozen: bool,
@@ -139,6 +142,7 @@ impl World<'_, '_> {
             relay_timer: None,
             hosts,
             generation: 0,
+            known: 0,
             up: false,
             skew_ms: 0,
             frozen: false,
@@ -174,7 +178,12 @@ impl World<'_, '_> {
             {
                 return Ok(());
             }
-            HostEvent::Relay(input) => input,
+            HostEvent::Relay(input) => {
+                if let relay::Input::LinkUp { generation, .. } = &input {
+                    life.known = generation.0;
+                }
+                input
+            }
             HostEvent::RelayTimer(at) => {
                 if life.relay_timer != Some(at) {
                     return Ok(());
@@ -207,7 +216,7 @@ impl World<'_, '_> {
     }
 
     fn relay_action(&mut self, id: LifeId, action: relay::Action) -> Verdict {
-        let link = (id.0, id.1, self.live(id).generation);
+        let link = (id.0, id.1, self.live(id).known);
         match action {
             relay::Action::ToShard { worker, message } => {
                 let slow = self.delay_of(id.0, worker.0);
