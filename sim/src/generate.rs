@@ -93,11 +93,15 @@ impl Plan {
         if !is_calm {
             plan.stampede(&mut labelled(seed, "stampede"));
         }
-        if plan.faults.iter().any(|fault| matches!(fault.what, Trouble::Clock(_))) {
-            // A clock that is slow keeps tokens alive for longer; the last of them must be long gone.
-            plan.end_ms += 20_000;
-        }
+        plan.outlast_tokens();
         plan
+    }
+
+    /// A clock that is slow keeps tokens alive for longer: the last must be long gone in the end.
+    fn outlast_tokens(&mut self) {
+        if self.faults.iter().any(|fault| matches!(fault.what, Trouble::Clock(_))) {
+            self.end_ms += 20_000;
+        }
     }
 
     /// Adds, to some plans, what comes to `all` in a moment in which newcomers wait for their own

@@ -287,7 +287,7 @@ impl Client {
         }
         let of_room = wire::field(text, "room").is_some();
         let Some(id) = wire::field(text, "id") else {
-            // Without histories a room's messages have no position, and must all come none the less.
+            // Without histories a room's messages have no position, and must come none the less.
             let count = if of_room { &mut tally.room } else { &mut tally.latest };
             *count += 1;
             return;
