@@ -12,3 +12,5 @@ mod link;
 mod redis;
 #[path = "broker/redis_server.rs"]
 mod redis_server;
+#[path = "broker/rollback.rs"]
+mod rollback;

@@ -18,6 +18,14 @@
 //! where the texts are the type, the excluded user, the key and the payload, one behind another,
 //! with flags `-` or `a` (an acknowledgement is asked for), the origin's boot id in 16 hex digits
 //! and the time of publishing in Unix milliseconds; the payload is the rest.
+//!
+//! When a stream has lost entries, its numbering is given up, and this is all that its channel
+//! carries of it:
+//!
+//! ```text
+//! 1 R <epoch> <offset>\n     rollover: what comes next is numbered by this epoch, from behind this
+//!                           offset on
+//! ```
 
 use std::{str, sync::Arc};
 
@@ -81,6 +89,16 @@ pub struct Entry {
     pub place: Place,
     /// What it says.
     pub body: Body,
+}
+
+/// Says over the channel of a stream that the broker has lost some of it, and that what follows is
+/// numbered by a new epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollover {
+    /// The new epoch.
+    pub epoch: Epoch,
+    /// The offset before the first one of it.
+    pub offset: u64,
 }
 
 /// Why bytes are not an entry.
@@ -212,6 +230,23 @@ impl Entry {
         let (header, body) = split_header(bytes).ok_or(EntryError::Malformed)?;
         let place = Place::parse(header)?;
         Ok(Self { place, body: Body::decode(&bytes.slice_ref(body))? })
+    }
+}
+
+impl Rollover {
+    /// Encodes it as documented at the head of this module.
+    pub fn encode(self) -> Bytes {
+        format!("{FORMAT} R {:016x} {}\n", self.epoch.0, self.offset).into()
+    }
+
+    /// Reads one; none for anything that [`Self::encode`] does not write.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (header, rest) = split_header(bytes)?;
+        let [version, kind, epoch, offset] = fields(header)?;
+        let is_ours = number::decimal(version) == Some(u64::from(FORMAT)) && kind == b"R";
+        let epoch = Epoch(number::hex_padded::<16>(epoch)?);
+        let rollover = Self { epoch, offset: number::decimal(offset)? };
+        (is_ours && rest.is_empty()).then_some(rollover)
     }
 }
 

@@ -30,6 +30,7 @@ pub const NAMES: &[&str] = &[
     "drop on a full hand-off without a mark",
     "deliver twice to a user's other worker",
     "fill no gap",
+    "overhear that a stream is rolled over",
     "compare no stream with the broker",
     "compare only what is ahead",
     "leave out the first missed one",

@@ -217,7 +217,7 @@ struct Link {
     /// Reads of streams on their way, at most [`READS_MAX`].
     reads: FuturesUnordered<Read>,
     /// Those that wait for their turn: at most one a stream.
-    waiting_reads: VecDeque<(ReadId, StreamName, Option<u64>)>,
+    waiting_reads: VecDeque<(ReadId, StreamName, Option<u64>, Option<Position>)>,
     /// Comparisons of streams on their way: the relay has one at a time for each connection.
     compares: FuturesUnordered<Compare>,
     /// Confirmed subscriptions of the present connection.
@@ -464,8 +464,8 @@ impl Link {
             }
             Action::Subscribe { stream } => self.connection.subscribe(stream),
             Action::Unsubscribe { stream } => self.connection.unsubscribe(stream),
-            Action::Read { read, stream, after } => {
-                self.waiting_reads.push_back((read, stream, after));
+            Action::Read { read, stream, after, known } => {
+                self.waiting_reads.push_back((read, stream, after, known));
             }
             Action::Compare { check, streams } => self.compare(check, streams),
             Action::Receipt { mid, recipients, instances, complete, acknowledged, awaits_ack } => {
@@ -520,12 +520,12 @@ impl Link {
 
     fn begin_reads(&mut self) {
         while self.reads.len() < READS_MAX
-            && let Some((read, stream, after)) = self.waiting_reads.pop_front()
+            && let Some((read, stream, after, known)) = self.waiting_reads.pop_front()
         {
             let broker = self.broker.clone();
             let epoch = entropy::fresh_epoch(self.clock);
             self.reads.push(Box::pin(async move {
-                let history = broker.read(stream, epoch, after).await;
+                let history = broker.read(stream, epoch, after, known).await;
                 if let Err(BrokerError(reason)) = &history {
                     tracing::debug!(reason, "a stream can't be read");
                 }

@@ -2,5 +2,10 @@
 //! machines, by which they are turned on. Only the builds of the simulation have them.
 
 /// Every planted bug of the runtime.
-pub const NAMES: &[&str] =
-    &["reuse an epoch", "drain without readiness", "let a value take the place of a message"];
+pub const NAMES: &[&str] = &[
+    "reuse an epoch",
+    "drain without readiness",
+    "let a value take the place of a message",
+    "look for nothing at another server",
+    "give a numbering up once per instance",
+];

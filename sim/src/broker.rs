@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use realtime_core::{
-    entry::{Body, Entry, Place},
+    entry::{Body, Entry, Place, Rollover},
     id::{Epoch, Mid, Position},
     relay::History,
     time::Instant,
@@ -12,7 +12,7 @@ use realtime_core::{
 
 use crate::{
     plan::Class,
-    truth::{Node, NodeId, StreamId, Taken, Truth, origin},
+    truth::{Node, NodeId, StreamId, Taken, Truth, behind, origin},
 };
 
 /// A subscription connection: the instance, its life, and the generation.
@@ -29,6 +29,8 @@ pub struct Broker {
     taken: u64,
     /// The newest version of any latest value: like the clock of a server, it never goes back.
     version: u64,
+    /// How often numberings were given up.
+    rollovers: BTreeMap<StreamId, u32>,
     /// Entries that a history keeps.
     history: usize,
 }
@@ -107,21 +109,74 @@ impl Broker {
         truth.node(meta.node).position
     }
 
-    /// Where a stream is, what of its history comes after an offset, and its latest values.
+    /// Whether a stream may have been at a place before; none when the history does not reach back
+    /// to there. One of another numbering only if that began later.
+    fn was_at(&self, truth: &Truth, stream: StreamId, known: Position) -> Option<bool> {
+        let Some(meta) = self.data.get(&stream) else { return Some(true) };
+        let head = truth.node(meta.node).position;
+        if head.epoch != known.epoch {
+            return Some(head.epoch > known.epoch);
+        }
+        let Some(back) = head.offset.checked_sub(known.offset) else { return Some(false) };
+        if back > meta.log.len() as u64 {
+            return None;
+        }
+        let before = |node: NodeId| truth.node(node).prev.expect("what is kept has predecessors");
+        let there = (0..back).fold(meta.node, |node, _| before(node));
+        Some(truth.node(there).position.mid == known.mid)
+    }
+
+    /// Gives a numbering up that has lost something of what was up to an offset.
+    fn roll_over(&mut self, truth: &mut Truth, stream: StreamId, epoch: Epoch, known: u64) {
+        let meta = self.data.get_mut(&stream).expect("it has a numbering");
+        let offset = truth.node(meta.node).position.offset.max(known);
+        meta.node = truth.grow(behind(stream, epoch, offset));
+        meta.log.clear();
+        *self.rollovers.entry(stream).or_default() += 1;
+    }
+
+    /// A publisher looks for what it was told is kept. Says where the numbering is given up, if the
+    /// stream can't show it.
+    pub fn verify(
+        &mut self,
+        truth: &mut Truth,
+        stream: StreamId,
+        epoch: Epoch,
+        known: Position,
+    ) -> Option<Rollover> {
+        if self.was_at(truth, stream, known) == Some(true) {
+            return None;
+        }
+        self.roll_over(truth, stream, epoch, known.offset);
+        let offset = truth.node(self.data[&stream].node).position.offset;
+        Some(Rollover { epoch, offset })
+    }
+
+    /// How often numberings of a stream were given up.
+    pub fn rollovers(&self) -> impl Iterator<Item = (StreamId, u32)> {
+        self.rollovers.iter().map(|(stream, count)| (*stream, *count))
+    }
+
+    /// Where a stream is, what of its history comes after an offset, and its latest values. Who
+    /// knows that it was elsewhere makes it give its numbering up.
     pub fn read(
         &mut self,
         truth: &mut Truth,
         stream: StreamId,
         epoch: Epoch,
         after: Option<u64>,
-    ) -> History {
+        known: Option<Position>,
+    ) -> (History, Option<Rollover>) {
+        let is_lost = |known: &Position| self.was_at(truth, stream, *known) == Some(false);
+        let known = known.filter(is_lost);
+        let rollover = known.and_then(|known| self.verify(truth, stream, epoch, known));
         let head = self.head(truth, stream, epoch);
         let Meta { log, latest, .. } = &self.data[&stream];
         let count = after.map_or(0, |after| head.offset.saturating_sub(after));
         let skip = log.len().saturating_sub(usize::try_from(count).expect("runs are short"));
         let entries = log.iter().skip(skip).cloned().collect();
         let latest = latest.values().map(|(_, bytes)| bytes.clone()).collect();
-        History { head, entries, latest }
+        (History { head, entries, latest }, rollover)
     }
 
     /// The versions of a stream's latest values.

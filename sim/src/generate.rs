@@ -92,6 +92,7 @@ impl Plan {
         plan.go_wrong(&mut rng, scale);
         if !is_calm {
             plan.stampede(&mut labelled(seed, "stampede"));
+            plan.lost_word(&mut labelled(seed, "lost word"));
         }
         plan.outlast_tokens();
         plan
@@ -135,6 +136,38 @@ impl Plan {
             ack: false,
         }));
         self.publishes.sort_by_key(|publish| publish.at_ms);
+    }
+
+    /// Adds, to some plans, a user whose last message the broker loses, and who comes when it is
+    /// back: maybe before the instance that published it.
+    fn lost_word(&mut self, rng: &mut Rng) {
+        let instances = self.instances.len() as u64;
+        if instances < 2 || rng.below(3) > 0 {
+            return;
+        }
+        let (user, at_ms) = (String::from("quiet"), 3_000 + rng.below(BUSY_MS - 8_000));
+        let other = index(rng.below(instances));
+        let publisher = (other + 1) % self.instances.len();
+        self.publishes.extend([at_ms - 2_000, at_ms].map(|at_ms| PublishPlan {
+            at_ms,
+            instance: publisher,
+            stream: format!("user:{user}"),
+            class: Class::Durable,
+            exclude: None,
+            bytes: 0,
+            ack: false,
+        }));
+        self.publishes.sort_by_key(|publish| publish.at_ms);
+        let (end_ms, lasts_ms) = (at_ms + 100 + rng.below(500), 100 + rng.below(300));
+        let what = Trouble::Restart(Data::Older(1_000));
+        self.faults.push(Fault { at_ms: end_ms, lasts_ms, instance: other, what });
+        self.clients.push(ClientPlan {
+            user: Some(user),
+            instance: other,
+            worker: 0,
+            at_ms: end_ms + lasts_ms + rng.below(1_500),
+            ..ClientPlan::default()
+        });
     }
 
     /// Adds what goes wrong.

@@ -296,6 +296,7 @@ pub const REACHABLE: &[&str] = &[
     "relay_joined_while_unsubscribing",
     "relay_order_suspect",
     "relay_receipts_full",
+    "relay_rolled_over",
     "relay_subscribe_unanswered",
     "relay_unsubscribe_unanswered",
     "relay_values_filled",

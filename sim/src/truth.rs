@@ -165,8 +165,9 @@ impl Truth {
 
     /// Takes an id for the beginning of an epoch that was not known, if it may name one.
     pub fn beginning(&mut self, stream: StreamId, id: &str) -> Option<NodeId> {
-        let epoch = u64::from_str_radix(id.strip_suffix("-0-00000000")?, 16).ok()?;
-        Some(self.grow(origin(stream, Epoch(epoch))))
+        let (epoch, offset) = id.strip_suffix("-00000000")?.split_once('-')?;
+        let epoch = Epoch(u64::from_str_radix(epoch, 16).ok()?);
+        Some(self.grow(behind(stream, epoch, offset.parse().ok()?)))
     }
 
     /// A place.
@@ -231,6 +232,11 @@ impl Publication {
 
 /// The beginning of an epoch.
 pub fn origin(stream: StreamId, epoch: Epoch) -> Node {
-    let position = Position { epoch, offset: 0, mid: Mid(0) };
+    behind(stream, epoch, 0)
+}
+
+/// The beginning of an epoch whose first publication comes behind an offset.
+pub fn behind(stream: StreamId, epoch: Epoch, offset: u64) -> Node {
+    let position = Position { epoch, offset, mid: Mid(0) };
     Node { stream, position, prev: None, publication: None }
 }

@@ -133,7 +133,7 @@ async fn the_heads_of_many_streams_are_read_at_once() {
     on_both(retention(), async |broker| {
         broker.publish(publish("event:1", 1)).await.unwrap();
         broker.publish(publish("event:1", 2)).await.unwrap();
-        broker.read(stream("user:1"), EPOCH, None).await.unwrap();
+        broker.read(stream("user:1"), EPOCH, None, None).await.unwrap();
         broker.publish(latest("event:3", 3, "queue 9")).await.unwrap();
         let asked = ["event:1", "user:1", "event:2", "event:3"].map(stream);
         let heads = broker.heads(asked.to_vec()).await.unwrap();
@@ -247,7 +247,7 @@ async fn any_valid_name_is_a_stream_of_its_own() {
 async fn a_head_is_made_once_and_then_follows_the_publications() {
     on_both(retention(), async |broker| {
         let head = async |epoch| {
-            let read = broker.read(stream("event:1"), Epoch(epoch), None).await;
+            let read = broker.read(stream("event:1"), Epoch(epoch), None, None).await;
             read.map(|history| history.head)
         };
         let start = Position { epoch: Epoch(5), ..Position::default() };
@@ -277,7 +277,7 @@ async fn a_read_gives_what_comes_after_an_offset_as_far_as_it_is_kept() {
             (Some(5), &entries[5..]),
             (Some(u64::MAX), &entries[5..]),
         ] {
-            let history = broker.read(stream("user:1"), Epoch(9), after).await.unwrap();
+            let history = broker.read(stream("user:1"), Epoch(9), after, None).await.unwrap();
             let entries = kept.to_vec();
             let expected = History { head: position(5, 5), entries, latest: Vec::new() };
             assert_eq!(history, expected, "{after:?}");
@@ -290,7 +290,7 @@ async fn a_read_gives_what_comes_after_an_offset_as_far_as_it_is_kept() {
 async fn a_read_brings_the_newest_value_of_each_field_of_the_newest_32() {
     on_both(retention(), async |broker| {
         let mids = async || {
-            let history = broker.read(stream("event:1"), EPOCH, None).await.unwrap();
+            let history = broker.read(stream("event:1"), EPOCH, None, None).await.unwrap();
             let mid = |bytes| match Entry::decode(bytes).unwrap().place {
                 Place::Latest { mid, .. } => mid.0,
                 place => panic!("not latest: {place:?}"),
@@ -320,7 +320,7 @@ async fn latest_values_are_kept_for_their_time_after_the_last_one() {
     on_both(retention, async |broker| {
         broker.publish(latest("event:1", 1, "a")).await.unwrap();
         let started = Instant::now();
-        while !broker.read(stream("event:1"), EPOCH, None).await.unwrap().latest.is_empty() {
+        while !broker.read(stream("event:1"), EPOCH, None, None).await.unwrap().latest.is_empty() {
             assert!(started.elapsed() < DEADLINE, "they stay");
         }
     })
@@ -343,7 +343,7 @@ async fn without_a_history_nothing_is_numbered_but_keys_are_honoured() {
         }
         let again = broker.publish(keyed("event:1", 4, "k")).await.unwrap();
         assert!(again.duplicate_of.is_some());
-        let nothing = broker.read(stream("event:1"), EPOCH, Some(0)).await;
+        let nothing = broker.read(stream("event:1"), EPOCH, Some(0), None).await;
         assert_eq!(nothing, Ok(History::default()));
     })
     .await;

@@ -103,7 +103,7 @@ async fn a_lost_position_begins_a_new_epoch_and_drops_the_history() {
     let length: u32 = redis::cmd("LLEN").arg("realtime:{event:1}:log").query(&mut client).unwrap();
     assert_eq!(length, 1);
     redis::cmd("DEL").arg("realtime:{event:1}:meta").exec(&mut client).unwrap();
-    broker.read(stream("event:1"), Epoch(100), None).await.unwrap();
+    broker.read(stream("event:1"), Epoch(100), None, None).await.unwrap();
     let length: u32 = redis::cmd("LLEN").arg("realtime:{event:1}:log").query(&mut client).unwrap();
     assert_eq!(length, 0);
 }
@@ -118,7 +118,7 @@ async fn scripts_that_redis_forgot_are_sent_again() {
         assert_eq!(published.position.unwrap().offset, offset as u64 + 1);
     }
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut client).unwrap();
-    let read = broker.read(stream("event:1"), EPOCH, None).await.unwrap();
+    let read = broker.read(stream("event:1"), EPOCH, None, None).await.unwrap();
     assert_eq!(read.head, position(2, 2));
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut client).unwrap();
     assert!(broker.publish(latest("event:1", 3, "f")).await.is_ok());
@@ -170,7 +170,7 @@ async fn a_redis_without_memory_or_mastership_refuses_and_nothing_is_changed() {
         assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
     }
     // Nobody is kept from connecting and joining by that.
-    let head = async |name| broker.read(stream(name), Epoch(9), None).await.unwrap().head;
+    let head = async |name| broker.read(stream(name), Epoch(9), None, None).await.unwrap().head;
     assert_eq!(head("event:1").await, position(1, 1));
     assert_eq!(head("event:2").await.epoch, Epoch(9));
     config("maxmemory", "0");
@@ -229,7 +229,7 @@ async fn a_redis_that_is_away_refuses_at_once_and_is_found_when_it_comes() {
     let refused = tokio::time::timeout(Duration::from_millis(500), async {
         assert!(broker.subscribe().await.is_err());
         assert!(broker.probe(1).await.is_err());
-        assert!(broker.read(stream("all"), EPOCH, None).await.is_err());
+        assert!(broker.read(stream("all"), EPOCH, None, None).await.is_err());
         broker.publish(publish("all", 1)).await
     });
     let refused = refused.await.expect("it takes its time");

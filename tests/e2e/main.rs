@@ -31,6 +31,7 @@ mod proof;
 mod receipts;
 mod recording;
 mod resume;
+mod rollback;
 mod rooms;
 mod slow;
 mod tokens;

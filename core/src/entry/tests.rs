@@ -44,6 +44,28 @@ fn a_latest_entry_has_the_documented_form() {
 }
 
 #[test]
+fn a_rollover_has_the_documented_form_and_is_no_entry() {
+    let rollover = Rollover { epoch: Epoch(0xAB), offset: 7 };
+    let text = "1 R 00000000000000ab 7\n";
+    assert_eq!(rollover.encode(), text);
+    assert_eq!(Rollover::decode(text.as_bytes()), Some(rollover));
+    // What is older takes it for something that it can't read, and looks where the stream is.
+    assert_eq!(decode(text), Err(EntryError::Malformed));
+    for other in [
+        "2 R 00000000000000ab 7\n",
+        "1 D 00000000000000ab 7\n",
+        "1 R ab 7\n",
+        "1 R 00000000000000ab\n",
+        "1 R 00000000000000ab 7 7\n",
+        "1 R 00000000000000ab x\n",
+        "1 R 00000000000000ab 7\nx",
+        "1 R 00000000000000ab 7",
+    ] {
+        assert_eq!(Rollover::decode(other.as_bytes()), None, "{other:?}");
+    }
+}
+
+#[test]
 fn names_and_payload_may_contain_what_separates_them() {
     let odd = Body {
         kind: "a\n b".into(),

@@ -185,7 +185,8 @@ pub enum Action {
         /// The stream.
         stream: StreamName,
     },
-    /// Read where `stream` is, creating its meta key if there is none.
+    /// Read where `stream` is, beginning its numbering if there is none, or if it shows that it was
+    /// set back from a place that is known.
     Read {
         /// Names the read in the answer.
         read: ReadId,
@@ -193,6 +194,8 @@ pub enum Action {
         stream: StreamName,
         /// Also read what is kept after this offset.
         after: Option<u64>,
+        /// A place that the stream has been at.
+        known: Option<Position>,
     },
     /// All have reported, or no more can be learned: answer whoever waits for `mid`. Each
     /// `Expected` gets one of these or `Unexpected`, at its deadline at the latest.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    entry::{Entry, Place},
+    entry::{Entry, Place, Rollover},
     id::{Generation, Mid, Position, ReadId, WorkerId},
     stream::{StreamKind, StreamName},
 };
@@ -45,7 +45,12 @@ impl Relay {
         let entry = Entry::decode(bytes);
         let (index, entry) = match (self.streams.find(name), entry) {
             (Some(index), Ok(entry)) => (index, entry),
-            (Some(index), Err(_)) => return self.unreadable(index, turn),
+            (Some(index), Err(_)) => {
+                return match Rollover::decode(bytes) {
+                    Some(rollover) => self.rolled_over(index, rollover, turn),
+                    None => self.unreadable(index, turn),
+                };
+            }
             (None, Ok(entry)) => return self.outlet.receipts.missed(Source::of(&entry), turn),
             (None, Err(_)) => return,
         };
@@ -68,6 +73,28 @@ impl Relay {
             Head::Unknown => {}
             Head::Reading => stream.busy().unreadable = true,
             Head::Live => self.read_head(index, turn),
+        }
+    }
+
+    /// The broker has lost some of a stream. Whoever reads it finds a numbering that does not go on
+    /// from where members are.
+    fn rolled_over(&mut self, index: StreamIndex, rollover: Rollover, turn: &mut Turn<'_>) {
+        let stream = &mut self.streams[index];
+        if !self.limits.positions || stream.last.is_some_and(|last| last.epoch == rollover.epoch) {
+            return;
+        }
+        match stream.head {
+            Head::Unknown => {}
+            // What is read may be of before, and what is held is of both.
+            Head::Reading => stream.busy().unreadable = true,
+            Head::Live if stream.seats.is_empty() => self.lose_head(index, turn),
+            Head::Live => {
+                turn.actions.push(Action::Reach("relay_rolled_over"));
+                self.outlet.stats.rolled_over += 1;
+                if !planted!("overhear that a stream is rolled over") {
+                    self.read_head(index, turn);
+                }
+            }
         }
     }
 
@@ -162,7 +189,7 @@ impl Relay {
         self.next_read += 1;
         self.reads.insert(read, index);
         let stream = &mut self.streams[index];
-        let after = stream.needed_after();
+        let (after, known) = (stream.needed_after(), stream.last);
         let busy = stream.busy();
         if let Some(earlier) = busy.read.replace(read) {
             self.reads.remove(&earlier);
@@ -171,7 +198,7 @@ impl Relay {
         busy.reads += 1;
         busy.covered = busy.held.len();
         busy.unreadable = false;
-        turn.actions.push(Action::Read { read, stream: stream.name.clone(), after });
+        turn.actions.push(Action::Read { read, stream: stream.name.clone(), after, known });
     }
 
     /// The broker has said where a stream is, or that it can't.

@@ -27,6 +27,8 @@ pub struct RelayStats {
     pub gaps_filled: u64,
     /// Total of gaps in streams that could not be filled.
     pub gaps: u64,
+    /// Total of live streams whose numbering was given up, since the broker had lost some of them.
+    pub rolled_over: u64,
     /// Total of comparisons of a stream with the broker.
     pub compared: u64,
     /// Total of those that showed that something was lost.

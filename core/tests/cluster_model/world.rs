@@ -356,7 +356,7 @@ impl World {
                 relay::Action::Unsubscribe { stream } => {
                     self.request(index(stream.as_str()), false);
                 }
-                relay::Action::Read { read: id, stream, after } => {
+                relay::Action::Read { read: id, stream, after, .. } => {
                     let stream = index(stream.as_str());
                     self.broker.reads.push_back(Read { id, stream, after, answer: None });
                 }

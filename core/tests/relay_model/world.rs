@@ -461,7 +461,7 @@ impl World {
             Action::ToShard { worker, message } => self.check_message(worker, message),
             Action::Subscribe { stream } => self.check_request(index(&stream), true),
             Action::Unsubscribe { stream } => self.check_request(index(&stream), false),
-            Action::Read { read, stream, after } => {
+            Action::Read { read, stream, after, .. } => {
                 let stream = index(&stream);
                 let link = self.link.as_ref().expect("heads are read while the link is up");
                 assert!(link.confirmed.contains(&stream), "a head is read after the confirmation");

@@ -93,6 +93,7 @@ impl Broker for MemoryBroker {
         stream: StreamName,
         epoch: Epoch,
         after: Option<u64>,
+        _known: Option<Position>, // It is lost with the process, and its readers with it.
     ) -> BrokerFuture<'_, Result<History, BrokerError>> {
         Box::pin(async move {
             let now = self.shared.clock.now();

@@ -32,12 +32,15 @@ pub trait Broker: fmt::Debug + Send + Sync {
     fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>>;
 
     /// Reads where a stream is, and what of its history comes after the offset `after`; nothing of
-    /// it without one. Creates its numbering with `epoch` when it has none.
+    /// it without one. Creates its numbering with `epoch` when it has none. The same when it shows
+    /// that it can't have been at `known`, a place of this numbering or of a later one: then it has
+    /// lost some, and everybody who listens to it is told.
     fn read(
         &self,
         stream: StreamName,
         epoch: Epoch,
         after: Option<u64>,
+        known: Option<Position>,
     ) -> BrokerFuture<'_, Result<History, BrokerError>>;
 
     /// Reads where streams are, and lets their numbering live on as [`Broker::read`] does. None

@@ -178,6 +178,7 @@ mod tests {
             _: StreamName,
             _: Epoch,
             _: Option<u64>,
+            _: Option<Position>,
         ) -> BrokerFuture<'_, Result<History, BrokerError>> {
             Box::pin(pending())
         }

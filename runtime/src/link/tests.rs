@@ -43,8 +43,9 @@ impl Broker for Deaf {
         stream: StreamName,
         epoch: Epoch,
         after: Option<u64>,
+        known: Option<Position>,
     ) -> BrokerFuture<'_, Result<History, BrokerError>> {
-        self.inner.read(stream, epoch, after)
+        self.inner.read(stream, epoch, after, known)
     }
 
     fn heads(

@@ -280,7 +280,7 @@ fn streams(families: &mut Families, health: &LinkHealth) {
 }
 
 /// What is counted of streams: names, help, values.
-fn totals(health: &LinkHealth) -> [(&'static str, &'static str, u64); 8] {
+fn totals(health: &LinkHealth) -> [(&'static str, &'static str, u64); 9] {
     let relay = &health.relay;
     [
         (
@@ -297,6 +297,11 @@ fn totals(health: &LinkHealth) -> [(&'static str, &'static str, u64); 8] {
             "realtime_stream_gaps_filled_total",
             "Gaps in streams that were filled from the history.",
             relay.gaps_filled,
+        ),
+        (
+            "realtime_stream_rollovers_total",
+            "Streams with members whose numbering was given up, since Redis had lost some of them.",
+            relay.rolled_over,
         ),
         (
             "realtime_stream_comparisons_total",

@@ -13,6 +13,7 @@ pub mod liveness;
 pub mod order;
 pub mod peers;
 pub mod receipts;
+pub mod rollback;
 pub mod values;
 pub mod work;
 

@@ -57,6 +57,8 @@ pub(super) struct Call {
     pub(super) stream: String,
     pub(super) durable: bool,
     pub(super) attempts: u32,
+    /// Which instance was asked last.
+    pub(super) pod: usize,
     /// One of those that everybody must get.
     pub(super) last: bool,
     pub(super) outcome: Result<Answer, String>,

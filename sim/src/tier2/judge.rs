@@ -11,7 +11,7 @@ use super::{
 use crate::{
     frames::Message,
     hearing::{Heard, Hearing, Rules},
-    oracle::{Failure, Verdict, answers, liveness},
+    oracle::{Failure, Verdict, answers, liveness, rollback},
     session::{self, Asked, Stage},
     truth::StreamId,
 };
@@ -31,6 +31,7 @@ pub(super) fn judge(plan: &Plan, journal: &Journal, facts: &mut Facts) -> Vec<St
         listeners.push(listener);
     }
     wrong.extend(calls(plan, journal, facts, &listeners));
+    wrong.extend(rollbacks(plan, journal, facts));
     wrong.extend(clients_are_back(plan, journal));
     wrong.extend(readiness(plan, journal));
     wrong.extend(drains(journal));
@@ -38,6 +39,17 @@ pub(super) fn judge(plan: &Plan, journal: &Journal, facts: &mut Facts) -> Vec<St
 }
 
 impl Plan {
+    /// Whether an instance has one life, and nothing that it knows is lost.
+    fn stays(&self, of: usize) -> bool {
+        !self.faults.iter().any(|(_, fault)| {
+            matches!(
+                fault,
+                Fault::Crash { pod, .. } | Fault::PowerLoss { pod, .. } | Fault::Drain { pod }
+                    if *pod == of
+            )
+        })
+    }
+
     fn rules(&self) -> Rules {
         let sets_back = self
             .faults
@@ -190,6 +202,21 @@ fn acknowledged(
         return Some(format!("{marker} of {stream} came to {heard}, {recipients} were counted"));
     }
     None
+}
+
+/// What was acknowledged by an instance that lives on is there in the end, or its numbering is not.
+fn rollbacks(plan: &Plan, journal: &Journal, facts: &Facts) -> Vec<String> {
+    let is_vouched_for = |call: &&Call| call.durable && call.attempts == 1 && plan.stays(call.pod);
+    let places = journal.calls.iter().filter(is_vouched_for).filter_map(|call| {
+        let answer = call.outcome.as_ref().ok()?;
+        facts.truth.place(facts.truth.find(&call.stream)?, &answer.message_id)
+    });
+    let kept = rollback::kept(&facts.truth, |stream| facts.heads.get(&stream).copied(), places);
+    let is_end = |(_, fault): &&(u64, Fault)| matches!(fault, Fault::CrashRedis { .. });
+    let ends = u32::try_from(plan.faults.iter().filter(is_end).count()).unwrap_or(u32::MAX);
+    let rollovers = facts.rollovers.iter().map(|(stream, count)| (*stream, *count));
+    let once = rollback::once(&facts.truth, rollovers, ends);
+    [kept, once].into_iter().filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 
 /// Everybody is connected in the end.

@@ -29,7 +29,7 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
     let planned = plan.publishes.iter().cloned().map(|publish| (publish, false));
     let last = last(&plan).into_iter().map(|publish| (publish, true));
     for (marker, (publish, last)) in (1..).zip(planned.chain(last)) {
-        let (pods, journal) = (pods.clone(), journal.clone());
+        let (plan, pods, journal) = (plan.clone(), pods.clone(), journal.clone());
         tokio::task::spawn_local(async move {
             sleep(Duration::from_millis(publish.at_ms)).await;
             let (attempts, outcome) = publish_until_done(pods, &publish, marker).await;
@@ -38,6 +38,7 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
                 stream: publish.call.stream(),
                 durable: publish.call.is_durable(),
                 attempts,
+                pod: asked(&publish, attempts - 1, plan.workers.len()),
                 last,
                 outcome,
             });
@@ -88,8 +89,7 @@ async fn publish_until_done(
     let attempts_max = if publish.keyed { ATTEMPTS_MAX } else { 1 };
     let mut attempts = 0;
     loop {
-        let pod = (publish.pod + usize::try_from(attempts).unwrap_or(0)) % pods.len();
-        let mut grpc = pods[pod].clone();
+        let mut grpc = pods[asked(publish, attempts, pods.len())].clone();
         attempts += 1;
         let outcome = match timeout(CALL_TIMEOUT, call(&mut grpc, publish, marker)).await {
             Ok(outcome) => outcome.map_err(|status| format!("{:?}", status.code())),
@@ -100,6 +100,11 @@ async fn publish_until_done(
         }
         sleep(RETRY_PAUSE).await;
     }
+}
+
+/// Which instance is asked after so many attempts.
+fn asked(publish: &PublishPlan, attempts: u32, pods: usize) -> usize {
+    (publish.pod + usize::try_from(attempts).unwrap_or(0)) % pods
 }
 
 async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Answer, Status> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use realtime_core::{
-    entry::{Entry, Place},
+    entry::{Entry, Place, Rollover},
     id::{Mid, Position},
     time::Instant,
 };
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::redis_host::Logged;
 use crate::{
     plan::Class,
-    truth::{Node, NodeId, Publication, StreamId, Taken, Truth, origin},
+    truth::{Node, NodeId, Publication, StreamId, Taken, Truth, behind, origin},
 };
 
 /// Everything that was published.
@@ -22,6 +22,8 @@ pub(super) struct Facts {
     pub(super) truth: Truth,
     /// Where each stream is in the end.
     pub(super) heads: BTreeMap<StreamId, NodeId>,
+    /// How often numberings of a stream were given up.
+    pub(super) rollovers: BTreeMap<StreamId, u32>,
     /// Which call each publication was.
     pub(super) markers: Vec<Option<u64>>,
     by_mid: BTreeMap<(StreamId, u64, Mid), NodeId>,
@@ -48,6 +50,13 @@ impl Facts {
     fn read(&mut self, logged: &Logged) -> Option<()> {
         let channel = std::str::from_utf8(&logged.channel).ok()?;
         let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?;
+        if let Some(Rollover { epoch, offset }) = Rollover::decode(&logged.message) {
+            let stream = self.truth.stream(stream);
+            let node = self.place(behind(stream, epoch, offset));
+            self.heads.insert(stream, node);
+            *self.rollovers.entry(stream).or_default() += 1;
+            return Some(());
+        }
         let entry = Entry::decode(&logged.message).ok()?;
         let payload = std::str::from_utf8(&entry.body.payload).ok()?.to_owned();
         let stream = self.truth.stream(stream);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use realtime_core::{
     entry::Body,
-    id::{CheckId, Epoch, Generation, Mid, ReadId},
+    id::{CheckId, Epoch, Generation, Mid, Position, ReadId},
     relay::{Channel, Destination, Ingress, Input},
     stream::StreamName,
     time::UnixMillis,
@@ -20,6 +20,7 @@ use crate::{
 use super::{
     Event, Queue, World,
     instance::{HostEvent, LifeId, boot_of},
+    lanes::Acknowledged,
 };
 
 impl World<'_, '_> {
@@ -48,7 +49,7 @@ impl World<'_, '_> {
         self.queue(Queue::Commands(life, stream % 2), Event::Take(life, number, mid));
     }
 
-    fn name(&self, stream: StreamId) -> StreamName {
+    pub(super) fn name(&self, stream: StreamId) -> StreamName {
         StreamName::room(self.truth.name(stream)).expect("plans name valid streams")
     }
 
@@ -73,7 +74,7 @@ impl World<'_, '_> {
     }
 
     /// Something comes over a subscription connection.
-    fn bring(&mut self, link: Link, input: Input) {
+    pub(super) fn bring(&mut self, link: Link, input: Input) {
         let life = (link.0, link.1);
         let slow =
             self.longest(
@@ -89,12 +90,13 @@ impl World<'_, '_> {
     /// The broker is asked to publish.
     pub(super) fn take(&mut self, life: LifeId, number: usize, mid: Mid) {
         let stream = self.truth.publications[number].stream;
-        let reply = if self.broker_down > 0 {
-            HostEvent::Relay(Input::Unpublished { mid })
-        } else {
+        let reply = if self.is_connected(life) {
             let subscribers = self.send_out(life, number, mid);
             let (deadline, ack_by) = self.receipts.deadlines(mid).unwrap_or((self.now, None));
-            HostEvent::Relay(Input::Published { mid, subscribers, deadline, ack_by })
+            let taken = Acknowledged { at: self.now, number, server: self.server };
+            HostEvent::Taken(taken, Input::Published { mid, subscribers, deadline, ack_by })
+        } else {
+            HostEvent::Relay(Input::Unpublished { mid })
         };
         if self.has_trouble(life.0, |what| matches!(what, Trouble::RepliesLost)) {
             let given_up = Event::Host(life, HostEvent::Relay(Input::Unpublished { mid }));
@@ -170,12 +172,12 @@ impl World<'_, '_> {
     }
 
     /// Epochs grow with time, as their upper bits are the time.
-    fn next_epoch(&mut self) -> Epoch {
+    pub(super) fn next_epoch(&mut self) -> Epoch {
         self.epochs_made += 1;
         Epoch((super::EPOCH_MS + self.now.0 / 1_000_000) << 22 | self.epochs_made)
     }
 
-    fn is_lost(&mut self, instance: usize) -> bool {
+    pub(super) fn is_lost(&mut self, instance: usize) -> bool {
         self.is_struck(instance, |what| {
             if let Trouble::Lossy(permille) = what { Some(*permille) } else { None }
         })
@@ -238,10 +240,18 @@ impl World<'_, '_> {
         read: ReadId,
         stream: StreamId,
         after: Option<u64>,
+        known: Option<Position>,
     ) {
         let epoch = self.next_epoch();
-        let can_tell = self.can_tell(life);
-        let history = can_tell.then(|| self.broker.read(&mut self.truth, stream, epoch, after));
+        let known = known.filter(|_| self.plan.knobs.positions);
+        let history = if self.can_tell(life) {
+            let read = self.broker.read(&mut self.truth, stream, epoch, after, known);
+            let (history, rollover) = read;
+            rollover.inspect(|rollover| self.rolled_over(stream, *rollover));
+            Some(history)
+        } else {
+            None
+        };
         self.answer_read(life, stream % 2, Input::Read { read, history });
     }
 
@@ -257,7 +267,7 @@ impl World<'_, '_> {
     /// Whether an instance gets what it reads.
     fn can_tell(&self, life: LifeId) -> bool {
         let fails = self.has_trouble(life.0, |what| matches!(what, Trouble::ReadsFail));
-        self.broker_down == 0 && !fails
+        self.is_connected(life) && !fails
     }
 
     fn answer_read(&mut self, life: LifeId, lane: usize, answer: Input) {
@@ -280,7 +290,10 @@ impl World<'_, '_> {
         life.generation += 1;
         let link = (life.id.0, life.id.1, life.generation);
         self.broker.connect(link);
-        self.bring(link, Input::LinkUp { generation: Generation(link.2), run_id: 1 });
+        self.bring(
+            link,
+            Input::LinkUp { generation: Generation(link.2), run_id: self.server.into() },
+        );
     }
 
     /// An instance loses its connection; the broker notices after `ghost`.

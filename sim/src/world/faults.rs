@@ -33,6 +33,8 @@ impl World<'_, '_> {
             }
             Trouble::Restart(data) => {
                 self.broker_down += 1;
+                self.server += 1;
+                self.server_is_gone();
                 for instance in 0..self.instances.len() {
                     self.unlink(instance, Duration::ZERO);
                 }
@@ -108,8 +110,13 @@ impl World<'_, '_> {
             }
             Trouble::Restart(_) => {
                 self.broker_down -= 1;
-                // Commands get through before subscriptions do.
                 for instance in 0..self.instances.len() {
+                    // One may be late, and find out last what is lost.
+                    let is_late = self.people.below(4) == 0;
+                    let longest = Duration::from_millis(if is_late { 5_000 } else { 500 });
+                    let wait = self.some(longest);
+                    let life = self.instances[instance].life.as_ref().map(|life| life.id);
+                    life.inspect(|life| self.after(wait, Event::Reconnected(*life)));
                     let wait = self.some(Duration::from_millis(1_500));
                     self.after(wait, Event::TryLink(instance));
                 }

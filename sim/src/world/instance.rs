@@ -22,7 +22,7 @@ use crate::{
     truth::NodeId,
 };
 
-use super::{Event, Queue, World, route::pod};
+use super::{Event, Queue, World, lanes::Acknowledged, route::pod};
 
 /// An instance and which of its lives.
 pub(super) type LifeId = (usize, u32);
@@ -47,6 +47,10 @@ pub(super) struct Life {
     /// relay hears of a new one before anything can be sent through it.
     pub(super) known: u64,
     pub(super) up: bool,
+    /// The server that its command connections lead to.
+    pub(super) server: u32,
+    /// What publishers were told of, in order.
+    pub(super) acknowledged: Vec<Acknowledged>,
     pub(super) skew_ms: i64,
     pub(super) frozen: bool,
     /// What came while it stood still.
@@ -90,6 +94,8 @@ pub(super) struct Walk {
 #[derive(Debug)]
 pub(super) enum HostEvent {
     Relay(relay::Input),
+    /// A server has taken a publication.
+    Taken(Acknowledged, relay::Input),
     RelayTimer(Instant),
     Shard(ShardEvent),
 }
@@ -144,6 +150,8 @@ impl World<'_, '_> {
             generation: 0,
             known: 0,
             up: false,
+            server: self.server,
+            acknowledged: Vec::new(),
             skew_ms: 0,
             frozen: false,
             deferred: VecDeque::new(),
@@ -182,6 +190,10 @@ impl World<'_, '_> {
                 if let relay::Input::LinkUp { generation, .. } = &input {
                     life.known = generation.0;
                 }
+                input
+            }
+            HostEvent::Taken(taken, input) => {
+                self.was_taken(id, taken);
                 input
             }
             HostEvent::RelayTimer(at) => {
@@ -232,9 +244,10 @@ impl World<'_, '_> {
                 let stream = self.truth.stream(stream.as_str());
                 self.queue(Queue::Interest(link), Event::Interest(link, stream, false));
             }
-            relay::Action::Read { read, stream, after } => {
+            relay::Action::Read { read, stream, after, known } => {
                 let stream = self.truth.stream(stream.as_str());
-                self.queue(Queue::Commands(id, stream % 2), Event::Read(id, read, stream, after));
+                let event = Event::Read(id, read, stream, after, known);
+                self.queue(Queue::Commands(id, stream % 2), event);
             }
             relay::Action::Compare { check, streams } => {
                 let streams = streams.iter().map(|stream| self.truth.stream(stream.as_str()));

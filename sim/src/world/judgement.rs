@@ -6,8 +6,8 @@ use realtime_core::transcript::Machine;
 
 use crate::{
     at::Seen,
-    oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers, values},
-    plan::{Knobs, Plan, Trouble},
+    oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers, rollback, values},
+    plan::{Fault, Knobs, Plan, Trouble},
     session::Stage,
     truth::StreamId,
 };
@@ -18,6 +18,26 @@ impl Plan {
     /// Whether clocks are never set, and no instance ever stands still.
     pub(super) fn is_steady(&self) -> bool {
         !self.has(|what| matches!(what, Trouble::Freeze | Trouble::Clock(_)))
+    }
+
+    /// Whether nothing keeps instances from hearing that a numbering is given up.
+    pub(super) fn tells(&self) -> bool {
+        let is_harmless = |fault: &Fault| {
+            matches!(
+                fault.what,
+                Trouble::LinkCut(_)
+                    | Trouble::Restart(_)
+                    | Trouble::Crash
+                    | Trouble::Twice
+                    | Trouble::Drain(_)
+                    | Trouble::Clock(_)
+                    | Trouble::ItemsSlow(_)
+                    | Trouble::ReadsSlow(_)
+                    | Trouble::RepliesLost
+                    | Trouble::SlowWorker(..)
+            )
+        };
+        self.knobs.positions && self.settles() && self.faults.iter().all(is_harmless)
     }
 
     /// Whether every client must be connected in the end, and stays so.
@@ -50,10 +70,19 @@ impl World<'_, '_> {
         let is_steady = self.is_steady && !self.sets_back;
         let is_fast = self.plan.knobs.network_us <= Knobs::usual().network_us;
         self.receipts.judge(&self.truth, self.is_calm, is_steady, is_fast)?;
+        rollback::once(&self.truth, self.broker.rollovers(), self.server)?;
         self.drains.judge()?;
         self.first_pings.judge("first pings")?;
         self.reconnects.judge("reconnects")?;
         self.refetches.judge("refetches")
+    }
+
+    /// Clients know of every numbering that was given up.
+    pub(super) fn judge_rollovers(&self) -> Verdict {
+        for session in self.sessions.iter().filter(|session| session.is_well()) {
+            rollback::told(&self.truth, |stream| self.broker.place(stream), session)?;
+        }
+        Ok(())
     }
 
     fn judge_client(&self, client: usize, settles: bool) -> Verdict {
@@ -85,6 +114,11 @@ impl World<'_, '_> {
 
     fn judge_life(&self, id: LifeId, settles: bool) -> Verdict {
         let life = self.live(id);
+        let places = life.acknowledged.iter().map(|one| {
+            let taken = self.truth.publications[one.number].taken;
+            taken.and_then(|taken| taken.node).expect("durable ones have a place")
+        });
+        rollback::kept(&self.truth, |stream| self.broker.place(stream), places)?;
         let sessions = self.sessions.iter().filter(|session| session.life == id);
         let busy =
             sessions.clone().any(|session| !matches!(session.stage, Stage::Open | Stage::Gone));

@@ -4,6 +4,7 @@ mod broker_side;
 mod faults;
 mod instance;
 mod judgement;
+mod lanes;
 mod people;
 mod route;
 mod shards;
@@ -19,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use realtime_core::{
-    id::{CheckId, Mid, ReadId},
+    id::{CheckId, Mid, Position, ReadId},
     relay::Destination,
     rng::Rng,
     shard::Actions,
@@ -118,13 +119,17 @@ enum Event {
     /// The broker is asked to tell other instances something.
     Tell(Destination, Bytes),
     /// The broker is asked for a head.
-    Read(LifeId, ReadId, StreamId, Option<u64>),
+    Read(LifeId, ReadId, StreamId, Option<u64>, Option<Position>),
     /// The broker is asked for the heads of many streams.
     Compare(LifeId, CheckId, Vec<StreamId>),
     /// The broker notices that a connection is gone.
     Ghost(Link),
+    /// The command connections of an instance are up again.
+    Reconnected(LifeId),
     /// An instance tries to connect to the broker.
     TryLink(usize),
+    /// Everybody must know by now what has been given up.
+    Told,
     /// The data is copied.
     Copy,
     /// A fault starts.
@@ -188,6 +193,8 @@ struct World<'a, 'b> {
     broker: Broker,
     /// Restarts of the broker that are under way.
     broker_down: u32,
+    /// Restarts of the broker so far: names the server.
+    server: u32,
     /// Cuts of each instance's subscription connection that are under way.
     cut: Vec<u32>,
     /// Faults that are under way.
@@ -233,6 +240,7 @@ impl<'a, 'b> World<'a, 'b> {
             truth: Truth::default(),
             broker: Broker::new(plan.knobs.history),
             broker_down: 0,
+            server: 0,
             cut: vec![0; plan.instances.len()],
             active: BTreeSet::new(),
             instances: plan.instances.iter().map(|_| Instance::default()).collect(),
@@ -280,6 +288,9 @@ impl<'a, 'b> World<'a, 'b> {
         for (n, publish) in self.plan.publishes.iter().enumerate() {
             self.at(moment(publish.at_ms), Event::Publish(n));
         }
+        if self.plan.tells() {
+            self.at(moment(self.plan.quiet_ms) + TOLD, Event::Told);
+        }
         self.schedule_faults();
     }
 
@@ -321,10 +332,14 @@ impl<'a, 'b> World<'a, 'b> {
             Event::Take(life, number, mid) => self.take(life, number, mid),
             Event::Interest(link, stream, on) => self.interest(link, stream, on),
             Event::Tell(to, bytes) => self.tell(to, &bytes),
-            Event::Read(life, read, stream, after) => self.read(life, read, stream, after),
+            Event::Read(life, read, stream, after, known) => {
+                self.read(life, read, stream, after, known);
+            }
             Event::Compare(life, check, streams) => self.compare(life, check, &streams),
             Event::Ghost(link) => self.broker.disconnect(link),
+            Event::Reconnected(life) => self.reconnected(life),
             Event::TryLink(instance) => self.try_link(instance),
+            Event::Told => self.judge_rollovers()?,
             Event::Copy => self.broker.copy(self.now),
             Event::Fault(fault) => self.strike(fault),
             Event::Heal(fault) => self.heal(fault)?,
@@ -427,6 +442,10 @@ impl Ord for Scheduled {
         (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }
+
+/// How long after everything has gone wrong clients know of it, though nothing more comes. In the
+/// plans of seeds that is before the last publications.
+const TOLD: Duration = Duration::from_secs(25);
 
 /// When runs start, by the wall clock.
 const EPOCH_MS: u64 = 1_700_000_000_000;

@@ -29,7 +29,10 @@ impl Route {
 
 fn place(event: &Event, sessions: &[Session]) -> Option<String> {
     match event {
-        Event::Boot(at) | Event::TryLink(at) | Event::Host((at, _), _) => Some(pod(*at)),
+        Event::Boot(at)
+        | Event::TryLink(at)
+        | Event::Reconnected((at, _))
+        | Event::Host((at, _), _) => Some(pod(*at)),
         Event::Connect(number) | Event::Step(number, _) => Some(client(*number)),
         Event::Retry(session, _)
         | Event::Acknowledge(session, _)
@@ -43,7 +46,7 @@ fn place(event: &Event, sessions: &[Session]) -> Option<String> {
         | Event::Compare(..)
         | Event::Ghost(_)
         | Event::Copy => Some(BROKER.to_owned()),
-        Event::Fault(_) | Event::Heal(_) => None,
+        Event::Fault(_) | Event::Heal(_) | Event::Told => None,
     }
 }
 

@@ -7,6 +7,7 @@ mod order;
 mod outlet;
 mod peers;
 mod receipts;
+mod rollover;
 mod values;
 
 use std::time::Duration;
@@ -104,7 +105,7 @@ fn words(action: &Action) -> String {
         }
         Action::Subscribe { stream } => format!("subscribe {}", stream.as_str()),
         Action::Unsubscribe { stream } => format!("unsubscribe {}", stream.as_str()),
-        Action::Read { read, stream, after } => {
+        Action::Read { read, stream, after, .. } => {
             let after = after.map_or_else(String::new, |after| format!(" after {after}"));
             format!("read {} of {}{after}", read.0, stream.as_str())
         }

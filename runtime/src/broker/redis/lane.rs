@@ -6,6 +6,7 @@
 
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
+use realtime_core::{id::Position, relay::RunId, stream::StreamName};
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError,
     ServerErrorKind, Value, aio::MultiplexedConnection, cmd, pipe,
@@ -17,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    acknowledged::Acknowledged,
     scripts::{LoadedScript, Scripts},
     subscription::run_id_of,
 };
@@ -36,6 +38,7 @@ pub(super) struct Lane {
     suspect: watch::Sender<u64>,
     /// Everyone passes it together, but who repeats an attempt passes it alone.
     gate: RwLock<()>,
+    acknowledged: Arc<Acknowledged>,
     task: AbortHandle,
 }
 
@@ -49,6 +52,8 @@ enum State {
 #[derive(Clone)]
 struct Live {
     number: u64,
+    /// The life of the server.
+    run_id: RunId,
     connection: MultiplexedConnection,
 }
 
@@ -71,6 +76,13 @@ pub(super) enum Request<'a> {
     Plain(Cmd),
 }
 
+/// What Redis answered, and which life of it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) value: Value,
+    pub(super) run_id: RunId,
+}
+
 /// Why there is no answer.
 enum Failure {
     /// Redis does not know the script.
@@ -87,11 +99,35 @@ enum Failure {
 
 impl Lane {
     /// Begins to connect. Must be called on a tokio runtime.
-    pub(super) fn open<N: Net>(config: Arc<RedisConfig>, scripts: Arc<Scripts>) -> Self {
+    pub(super) fn open<N: Net>(
+        config: Arc<RedisConfig>,
+        scripts: Arc<Scripts>,
+        acknowledged: Arc<Acknowledged>,
+    ) -> Self {
         let (sender, state) = watch::channel(State::Away("not connected yet".into()));
         let (suspect, suspects) = watch::channel(0);
-        let task = tokio::spawn(keep_up::<N>(config, scripts, sender, suspects)).abort_handle();
-        Self { state, suspect, gate: RwLock::new(()), task }
+        let keeper = Keeper { config, scripts, acknowledged: acknowledged.clone() };
+        let task = tokio::spawn(keeper.keep_up::<N>(sender, suspects)).abort_handle();
+        Self { state, suspect, gate: RwLock::new(()), acknowledged, task }
+    }
+
+    /// The server `run_id` has acknowledged a publication: one in its place is to have it, too.
+    pub(super) fn acknowledged(&self, stream: StreamName, position: Position, run_id: RunId) {
+        self.acknowledged.add(stream, position, run_id);
+        if let State::Connected(live) = &*self.state.borrow()
+            && live.run_id != run_id
+        {
+            self.give_up(live.number); // The next one is asked.
+        }
+    }
+
+    /// A connection is of no use any more.
+    fn give_up(&self, number: u64) {
+        self.suspect.send_if_modified(|suspect| {
+            let newer = number > *suspect;
+            *suspect = number.max(*suspect);
+            newer
+        });
     }
 
     /// Publishes. `sent` is set as soon as Redis may have been reached.
@@ -100,7 +136,7 @@ impl Lane {
         mut request: Request<'_>,
         replicas: u32,
         sent: &mut bool,
-    ) -> Result<Value, PublishError> {
+    ) -> Result<Answer, PublishError> {
         let unavailable = |error: BrokerError| PublishError::Unavailable(error.0);
         self.live().map_err(unavailable)?; // Nobody queues for what is known to be away.
         let mut turn = if replicas == 0 {
@@ -115,7 +151,7 @@ impl Lane {
         *sent = true;
         loop {
             let failure = match self.ask(&live, &request.command(form), replicas).await {
-                Ok(value) => return Ok(value),
+                Ok(value) => return Ok(Answer { value, run_id: live.run_id }),
                 Err(failure) => failure,
             };
             let reconnected = match failure {
@@ -190,11 +226,7 @@ impl Lane {
             Err(_) => Err(Failure::Lost("no answer in time".to_owned())),
         };
         if let Err(Failure::Lost(_) | Failure::Replica(_)) = &result {
-            self.suspect.send_if_modified(|suspect| {
-                let newer = live.number > *suspect;
-                *suspect = live.number.max(*suspect);
-                newer
-            });
+            self.give_up(live.number);
         }
         result
     }
@@ -327,85 +359,132 @@ struct Opened {
 /// Names a connection among all that a server ever had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
-    run_id: u64,
+    run_id: RunId,
     client_id: i64,
 }
 
-/// Connects, and connects again, for ever.
-async fn keep_up<N: Net>(
+/// What keeps a connection up.
+struct Keeper {
     config: Arc<RedisConfig>,
     scripts: Arc<Scripts>,
-    state: watch::Sender<State>,
-    mut suspects: watch::Receiver<u64>,
-) {
-    let mut backoff = Backoff::new(entropy::random());
-    let mut previous = None;
-    let mut number = 0;
-    loop {
-        let opened = timeout(CONNECT_TIMEOUT, connect::<N>(&config, &scripts, previous)).await;
-        let reason = match opened {
-            Ok(Ok(Opened { connection, driver, identity })) => {
-                number += 1;
-                previous = Some(identity);
-                backoff.reset();
-                tracing::info!(number, "command connection to redis is up");
-                state.send_replace(State::Connected(Live {
-                    number,
-                    connection: connection.clone(),
-                }));
-                let reason = until_lost(connection, driver, &mut suspects, number).await;
-                tracing::warn!(number, reason, "command connection to redis is lost");
-                reason.to_owned()
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "redis does not answer".to_owned(),
-        };
-        tracing::debug!(reason, "redis is away");
-        state.send_replace(State::Away(reason.into()));
-        sleep(backoff.pause()).await;
-    }
+    acknowledged: Arc<Acknowledged>,
 }
 
-/// Opens a connection and makes the scripts known.
-///
-/// The connection before this one may still be alive in the network, with a publish in it that was
-/// given up. It is closed at the server, so that a repeated publish can't be overtaken by itself.
-async fn connect<N: Net>(
-    config: &RedisConfig,
-    scripts: &Scripts,
-    previous: Option<Identity>,
-) -> Result<Opened, RedisError> {
-    let stream = N::connect(&config.host, config.port).await?;
-    let limits = AsyncConnectionConfig::new()
-        .set_response_timeout(None) // `ask` has its own.
-        .set_connection_timeout(None);
-    let (mut connection, driver) =
-        MultiplexedConnection::new_with_config(&login(config), stream, limits).await?;
-    let mut driver: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(driver);
-    let setup = async {
-        let mut pipe = pipe();
-        pipe.cmd("CLIENT").arg("ID").cmd("INFO").arg("server");
-        let answers = connection.send_packed_commands(&pipe, 0, 2).await?;
-        let (client_id, server): (i64, String) = redis::from_redis_value(Value::Array(answers))?;
-        let identity = Identity { run_id: run_id_of(&server), client_id };
-        let mut pipe = redis::pipe();
-        if let Some(previous) = previous.filter(|previous| previous.run_id == identity.run_id) {
-            pipe.cmd("CLIENT").arg("KILL").arg("ID").arg(previous.client_id);
+impl Keeper {
+    /// Connects, and connects again, for ever.
+    async fn keep_up<N: Net>(
+        self,
+        state: watch::Sender<State>,
+        mut suspects: watch::Receiver<u64>,
+    ) {
+        let mut backoff = Backoff::new(entropy::random());
+        let mut previous = None;
+        let mut number = 0;
+        loop {
+            let reason = match self.open::<N>(&mut previous).await {
+                Ok(Opened { connection, driver, identity: Identity { run_id, .. } }) => {
+                    number += 1;
+                    backoff.reset();
+                    tracing::info!(number, "command connection to redis is up");
+                    let live = Live { number, run_id, connection: connection.clone() };
+                    state.send_replace(State::Connected(live));
+                    let reason = until_lost(connection, driver, &mut suspects, number).await;
+                    self.acknowledged.server_is_gone();
+                    tracing::warn!(number, reason, "command connection to redis is lost");
+                    reason.to_owned()
+                }
+                Err(reason) => reason,
+            };
+            tracing::debug!(reason, "redis is away");
+            state.send_replace(State::Away(reason.into()));
+            sleep(backoff.pause()).await;
         }
-        for script in scripts.all() {
-            pipe.cmd("SCRIPT").arg("LOAD").arg(script.code);
+    }
+
+    /// Opens a connection on which anything may be published. `previous` is the one that was opened
+    /// last.
+    async fn open<N: Net>(&self, previous: &mut Option<Identity>) -> Result<Opened, String> {
+        let silent = || "redis does not answer".to_owned();
+        let opened = timeout(CONNECT_TIMEOUT, self.connect::<N>(*previous)).await;
+        let mut opened = opened.map_err(|_| silent())?.map_err(|error| error.to_string())?;
+        let Opened { connection, driver, identity } = &mut opened;
+        *previous = Some(*identity);
+        tokio::select! {
+            biased;
+            verified = self.verify(connection.clone(), identity.run_id) => verified?,
+            () = driver => return Err("redis closed the connection".to_owned()),
         }
-        // Neither is needed: an unknown script is sent as text, an old connection is mostly gone.
-        let count = pipe.len();
-        connection.send_packed_commands(&pipe, 0, count).await?;
-        Ok::<_, RedisError>(identity)
-    };
-    let identity = tokio::select! {
-        biased;
-        identity = setup => identity?,
-        () = &mut driver => return Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
-    };
-    Ok(Opened { connection, driver, identity })
+        Ok(opened)
+    }
+
+    /// Looks for what servers before this one have acknowledged. What this one does not have is
+    /// lost: the numberings of its streams are given up.
+    async fn verify(
+        &self,
+        mut connection: MultiplexedConnection,
+        run_id: RunId,
+    ) -> Result<(), String> {
+        let wanted = self.acknowledged.wanted(run_id);
+        let mut lost = 0;
+        for command in self.acknowledged.commands(&wanted) {
+            let asking = timeout(ANSWER_TIMEOUT, connection.send_packed_command(&command)).await;
+            let answer = asking.map_err(|_| "redis does not answer".to_owned())?;
+            let count = answer.and_then(|value| Ok(redis::from_redis_value::<u64>(value)?));
+            lost += count.map_err(|error| error.to_string())?;
+        }
+        self.acknowledged.settled(&wanted, run_id);
+        let streams = wanted.len();
+        if lost > 0 {
+            tracing::warn!(lost, streams, "redis has lost acknowledged publications of streams");
+        } else if streams > 0 {
+            tracing::info!(streams, "redis has what it acknowledged of late");
+        }
+        Ok(())
+    }
+
+    /// Opens a connection and makes the scripts known.
+    ///
+    /// The connection before this one may still be alive in the network, with a publish in it that
+    /// was given up. It is closed at the server, so that a repeated publish can't be overtaken by
+    /// itself.
+    async fn connect<N: Net>(&self, previous: Option<Identity>) -> Result<Opened, RedisError> {
+        let config = &self.config;
+        let stream = N::connect(&config.host, config.port).await?;
+        let limits = AsyncConnectionConfig::new()
+            .set_response_timeout(None) // `ask` has its own.
+            .set_connection_timeout(None);
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&login(config), stream, limits).await?;
+        let mut driver: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(driver);
+        let setup = async {
+            let mut pipe = pipe();
+            pipe.cmd("CLIENT").arg("ID").cmd("INFO").arg("server");
+            let answers = connection.send_packed_commands(&pipe, 0, 2).await?;
+            let (client_id, server): (i64, String) =
+                redis::from_redis_value(Value::Array(answers))?;
+            let identity = Identity { run_id: run_id_of(&server), client_id };
+            let mut pipe = redis::pipe();
+            if let Some(previous) = previous.filter(|previous| previous.run_id == identity.run_id) {
+                pipe.cmd("CLIENT").arg("KILL").arg("ID").arg(previous.client_id);
+            }
+            for script in self.scripts.by_hash() {
+                pipe.cmd("SCRIPT").arg("LOAD").arg(script.code);
+            }
+            // Neither is needed: an unknown script is sent as text, and mostly the old connection
+            // is gone.
+            let count = pipe.len();
+            connection.send_packed_commands(&pipe, 0, count).await?;
+            Ok::<_, RedisError>(identity)
+        };
+        let identity = tokio::select! {
+            biased;
+            identity = setup => identity?,
+            () = &mut driver => {
+                return Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into());
+            }
+        };
+        Ok(Opened { connection, driver, identity })
+    }
 }
 
 fn login(config: &RedisConfig) -> RedisConnectionInfo {

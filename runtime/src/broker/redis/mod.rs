@@ -1,5 +1,6 @@
 //! Redis as the broker. `lane` is a command connection, `subscription` the other kind.
 
+mod acknowledged;
 mod lane;
 mod names;
 mod resp;
@@ -21,7 +22,8 @@ use redis::{Value, cmd};
 use tokio::time::timeout;
 
 use self::{
-    lane::{Call, Lane, Request},
+    acknowledged::Acknowledged,
+    lane::{Answer, Call, Lane, Request},
     names::Names,
     scripts::Scripts,
 };
@@ -50,10 +52,15 @@ impl<N: Net> RedisBroker<N> {
     pub fn new(config: RedisConfig, retention: Retention, ingress: bool, boot: BootId) -> Self {
         let config = Arc::new(config);
         let scripts = Arc::new(Scripts::new());
-        let lanes = (0..config.connections.max(1))
-            .map(|_| Lane::open::<N>(config.clone(), scripts.clone()))
-            .collect();
         let names = Names::new(&config.prefix, boot, ingress);
+        let lanes = config.connections.max(1);
+        let acknowledged_max = ACKNOWLEDGED_MAX / lanes;
+        let open = |_| {
+            let (names, ttl) = (names.clone(), retention.position_ttl);
+            let acknowledged = Acknowledged::new(names, ttl, scripts.clone(), acknowledged_max);
+            Lane::open::<N>(config.clone(), scripts.clone(), Arc::new(acknowledged))
+        };
+        let lanes = (0..lanes).map(open).collect();
         Self { config, retention, names, scripts, lanes, net: PhantomData }
     }
 
@@ -75,9 +82,17 @@ impl<N: Net> RedisBroker<N> {
             Err(_) if sent => return Err(PublishError::Unknown("no answer in time".to_owned())),
             Err(_) => return Err(PublishError::Unavailable("no turn in time".to_owned())),
         };
-        let published = if plain { plain_answer(answer) } else { script_answer(answer) };
+        let Answer { value, run_id } = answer;
+        let published = if plain { plain_answer(value) } else { script_answer(value) };
         // Redis did carry it out, but what it says of it is nothing that our scripts say.
-        published.ok_or_else(|| PublishError::Unknown("the answer can't be read".to_owned()))
+        let unreadable = || PublishError::Unknown("the answer can't be read".to_owned());
+        let published = published.ok_or_else(unreadable)?;
+        if let Some(position) = published.position
+            && published.duplicate_of.is_none()
+        {
+            lane.acknowledged(publish.stream, position, run_id);
+        }
+        Ok(published)
     }
 
     /// What Redis is asked to do.
@@ -145,13 +160,17 @@ impl<N: Net> RedisBroker<N> {
         stream: StreamName,
         epoch: Epoch,
         after: Option<u64>,
+        known: Option<Position>,
     ) -> Result<History, BrokerError> {
         if self.retention.user_entries_max == 0 {
             return Ok(History::default()); // Positions are off: nothing is kept.
         }
         let keys = ["meta", "log", "latest"].map(|key| self.names.key(&stream, key)).into();
         let after = after.map(decimal).unwrap_or_default();
-        let args = vec![hex(epoch.0), millis(self.retention.position_ttl), after];
+        let channel = self.names.channel(&stream).into_bytes();
+        let ttl = millis(self.retention.position_ttl);
+        let mut args = vec![hex(epoch.0), ttl, after, channel];
+        args.extend(known.into_iter().flat_map(place));
         let call = Call { script: &self.scripts.read, keys, args };
         let answer = self.lane(&stream).run(&call).await?;
         read_answer(answer).ok_or_else(|| BrokerError("the history can't be read".to_owned()))
@@ -200,8 +219,9 @@ impl<N: Net> Broker for RedisBroker<N> {
         stream: StreamName,
         epoch: Epoch,
         after: Option<u64>,
+        known: Option<Position>,
     ) -> BrokerFuture<'_, Result<History, BrokerError>> {
-        Box::pin(self.history(stream, epoch, after))
+        Box::pin(self.history(stream, epoch, after, known))
     }
 
     fn heads(
@@ -271,6 +291,11 @@ fn position(epoch: &str, offset: u64, mid: &str) -> Option<Position> {
     Some(Position { epoch: Epoch(number(epoch)?), offset, mid: Mid(number(mid)?) })
 }
 
+/// A place, as scripts take it: epoch, offset, mid.
+fn place(Position { epoch, offset, mid }: Position) -> [Vec<u8>; 3] {
+    [hex(epoch.0), decimal(offset), hex(mid.0)]
+}
+
 fn hex(number: u64) -> Vec<u8> {
     format!("{number:016x}").into_bytes()
 }
@@ -283,6 +308,10 @@ fn decimal(number: impl fmt::Display) -> Vec<u8> {
 fn millis(duration: Duration) -> Vec<u8> {
     decimal(duration.as_millis().max(1))
 }
+
+/// Acknowledged publications that are remembered: over half a minute with 8,000 a second, which is
+/// more than one Redis can keep. Each takes about 100 bytes.
+const ACKNOWLEDGED_MAX: usize = 1 << 18;
 
 /// Longest time for a publish, a repeated attempt included.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -11,6 +11,7 @@ pub(super) struct Scripts {
     pub(super) plain: LoadedScript,
     pub(super) read: LoadedScript,
     pub(super) heads: LoadedScript,
+    pub(super) verify: LoadedScript,
 }
 
 /// One script.
@@ -30,19 +31,26 @@ impl Scripts {
             plain: script(PLAIN),
             read: script(READ),
             heads: script(HEADS),
+            verify: script(VERIFY),
         }
     }
 
-    /// All of them, for loading.
-    pub(super) fn all(&self) -> [&LoadedScript; 5] {
+    /// Those that are asked for by their hash, for loading.
+    pub(super) fn by_hash(&self) -> [&LoadedScript; 5] {
         [&self.publish, &self.latest, &self.plain, &self.read, &self.heads]
     }
 }
 
 /// The name and the text of each script, for whoever has to know that a server runs them as Redis
 /// does.
-pub const SCRIPTS: [(&str, &str); 5] =
-    [("publish", PUBLISH), ("latest", LATEST), ("plain", PLAIN), ("read", READ), ("heads", HEADS)];
+pub const SCRIPTS: [(&str, &str); 6] = [
+    ("publish", PUBLISH),
+    ("latest", LATEST),
+    ("plain", PLAIN),
+    ("read", READ),
+    ("heads", HEADS),
+    ("verify", VERIFY),
+];
 
 fn script(code: &'static str) -> LoadedScript {
     LoadedScript { code, hash: Script::new(code).get_hash().to_owned() }
@@ -51,5 +59,6 @@ fn script(code: &'static str) -> LoadedScript {
 const PUBLISH: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/publish.lua"));
 const LATEST: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/latest.lua"));
 const PLAIN: &str = concat!(include_str!("lua/common.lua"), include_str!("lua/plain.lua"));
-const READ: &str = include_str!("lua/read.lua");
+const READ: &str = concat!(include_str!("lua/rollover.lua"), include_str!("lua/read.lua"));
+const VERIFY: &str = concat!(include_str!("lua/rollover.lua"), include_str!("lua/verify.lua"));
 const HEADS: &str = include_str!("lua/heads.lua");

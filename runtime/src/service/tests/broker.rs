@@ -58,6 +58,7 @@ impl Broker for ScriptedBroker {
         _stream: StreamName,
         _epoch: Epoch,
         _after: Option<u64>,
+        _known: Option<Position>,
     ) -> BrokerFuture<'_, Result<History, BrokerError>> {
         unreachable!("the service only publishes")
     }
