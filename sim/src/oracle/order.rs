@@ -65,10 +65,11 @@ pub fn numberless(seen: &mut Seen, taken: Taken) -> Verdict {
 }
 
 /// A client receives a latest value: after whatever was before it, and no older one after it. Who
-/// joins is given values that are older than where the stream is.
+/// joins is given values that are older than where the stream is. One without a version may be
+/// either of two.
 pub fn latest(truth: &Truth, seen: &mut Seen, taken: Taken, sets_back: bool) -> Verdict {
     // A broker that has forgotten counts from the start again.
-    if sets_back {
+    if sets_back || taken.version == 0 {
         return Ok(());
     }
     if let Some((node, heard)) = taken.node.zip(seen.heard) {

@@ -75,6 +75,11 @@ impl Redis {
         }
     }
 
+    /// The text of a script, by its hash.
+    pub fn script(&self, sha: &[u8]) -> Option<&Bytes> {
+        self.scripts.get(&String::from_utf8_lossy(sha).to_lowercase())
+    }
+
     /// What has been published since the last call, in order.
     pub fn published(&mut self) -> Vec<Published> {
         std::mem::take(&mut self.store.borrow_mut().published)

@@ -45,6 +45,7 @@ pub(super) fn config(plan: &Plan, pod: usize) -> Config {
             "WS_PING_INTERVAL" => "2s",
             "WS_PONG_TIMEOUT" => "5s",
             "WS_JOIN_TIMEOUT" => "2s",
+            "TOKEN_EXPIRY_NOTICE" => "1s",
             "READY_REDIS_GRACE" => "2s",
             "DRAIN_DELAY" => "500ms",
             "DRAIN_TIMEOUT" => "2s",

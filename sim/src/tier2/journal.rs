@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use realtime_proto::GetConnectionStatsResponse;
 use serde_json::Value;
 
 use super::{
@@ -19,6 +20,8 @@ pub(super) struct Journal {
     pub(super) sessions: Vec<Session>,
     pub(super) calls: Vec<Call>,
     pub(super) probes: Vec<Probe>,
+    /// What each instance said in the end of itself, and what of all.
+    pub(super) stats: Vec<[GetConnectionStatsResponse; 2]>,
     /// When which instance was told to stop.
     pub(super) stops: Vec<(u64, usize)>,
     /// What must not be, whatever else happens.

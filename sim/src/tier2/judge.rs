@@ -34,6 +34,7 @@ pub(super) fn judge(plan: &Plan, journal: &Journal, facts: &mut Facts) -> Vec<St
     wrong.extend(rollbacks(plan, journal, facts));
     wrong.extend(clients_are_back(plan, journal));
     wrong.extend(readiness(plan, journal));
+    wrong.extend(gauges(plan, journal));
     wrong.extend(drains(journal));
     wrong
 }
@@ -65,6 +66,8 @@ impl Plan {
 #[derive(Debug)]
 struct Listener {
     session: session::Session,
+    /// Its connection has ended.
+    is_gone: bool,
     /// The publications that it heard.
     heard: Vec<usize>,
     /// When it was told of which stream that something may be missing.
@@ -77,7 +80,8 @@ impl Listener {
         let user = of.user.clone();
         let mut session = session::Session::new(of.client, user, (of.pod, 0), 0, conn);
         session.stage = Stage::Open;
-        Self { session, heard: Vec::new(), resyncs: Vec::new() }
+        let is_gone = of.closed.is_some();
+        Self { session, is_gone, heard: Vec::new(), resyncs: Vec::new() }
     }
 
     fn listen(&mut self, of: &Session, facts: &mut Facts, rules: Rules) -> Verdict {
@@ -158,7 +162,7 @@ impl Listener {
 /// What was acknowledged was published, once, and the last ones succeed with true counts.
 fn calls(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener]) -> Vec<String> {
     let once = plan.recognises_repeats();
-    let expected = plan.publishes.len();
+    let expected = plan.publishes.iter().filter(|publish| !publish.call.is_ingress()).count();
     let mut wrong = Vec::new();
     for call in &journal.calls {
         let Call { marker, stream, attempts, .. } = call;
@@ -170,6 +174,9 @@ fn calls(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener]) 
             Ok(answer) => wrong.extend(acknowledged(call, answer, count, facts, listeners)),
             Err(error) if call.last => {
                 wrong.push(format!("in the end {stream} can't be published to: {error}"));
+            }
+            Err(error) if error.starts_with(CERTAIN) && *attempts == 1 && count > 0 => {
+                wrong.push(format!("{marker} was published, though its publisher heard: {error}"));
             }
             Err(_) => (),
         }
@@ -198,6 +205,12 @@ fn acknowledged(
     let heard = listeners.iter().filter(|listener| listener.hears_of(call, facts)).count();
     let counted = if call.durable { heard } else { heard.min(1) };
     let recipients = answer.recipients;
+    // Whoever is gone may have been sent it, and never have read it.
+    let gone = listeners.iter().filter(|listener| listener.is_gone).count();
+    if recipients > heard + gone {
+        let what = format!("{heard} heard it, and {gone} are gone");
+        return Some(format!("{marker} of {stream}: {recipients} were counted, {what}"));
+    }
     if call.last && recipients != counted {
         return Some(format!("{marker} of {stream} came to {heard}, {recipients} were counted"));
     }
@@ -238,6 +251,33 @@ fn readiness(plan: &Plan, journal: &Journal) -> Vec<String> {
         .collect()
 }
 
+/// What instances say of themselves and of all in the end is what clients know.
+fn gauges(plan: &Plan, journal: &Journal) -> Vec<String> {
+    let count = |is_it: &dyn Fn(&Session) -> bool| {
+        let open = |of: &&Session| of.closed.is_none() && is_it(of);
+        i32::try_from(journal.sessions.iter().filter(open).count()).unwrap_or(i32::MAX)
+    };
+    let all = [count(&|of| of.user.is_some()), count(&|of| of.user.is_none())];
+    let mut wrong = Vec::new();
+    for pod in 0..plan.workers.len() {
+        let own = [
+            count(&|of| of.pod == pod && of.user.is_some()),
+            count(&|of| of.pod == pod && of.user.is_none()),
+        ];
+        let Some(told) = journal.stats.get(pod) else {
+            wrong.push(format!("gauges: pod {pod} says nothing of itself"));
+            continue;
+        };
+        for (told, there) in told.iter().zip([own, all]) {
+            let told = [told.authenticated_connections, told.anonymous_connections];
+            if told != there {
+                wrong.push(format!("gauges: pod {pod} tells of {told:?} connections of {there:?}"));
+            }
+        }
+    }
+    wrong
+}
+
 /// An instance that is told to stop is not ready from then on, and whoever hears that it goes is
 /// told before when to come back.
 fn drains(journal: &Journal) -> Vec<String> {
@@ -259,6 +299,9 @@ fn drains(journal: &Journal) -> Vec<String> {
     let untold = untold.map(|(number, _)| format!("drain: session {number} goes without a word"));
     ready.chain(untold).collect()
 }
+
+/// What publishers hear of what was certainly not published.
+const CERTAIN: &str = "Unavailable: not published";
 
 /// An instance hears of its end no later than this.
 const NOTICED_US: u64 = 20_000;

@@ -57,6 +57,14 @@ pub enum Habit {
     Wandering,
     /// It stops reading for a while.
     Sleepy,
+    /// It stops reading for longer than a server waits.
+    Deaf,
+    /// It sends what is no request, or one that nobody grants.
+    Clumsy,
+    /// Its tokens are soon over, and it does not bring new ones in time.
+    Expiring,
+    /// Its tokens are soon over, and it brings new ones.
+    Renewing,
 }
 
 /// One publication.
@@ -99,6 +107,11 @@ pub enum CallPlan {
         /// The user.
         user: String,
     },
+    /// None: it is published on an ingress channel.
+    Ingress {
+        /// The room, `all`, or the stream of a user.
+        stream: String,
+    },
 }
 
 impl CallPlan {
@@ -109,12 +122,18 @@ impl CallPlan {
             Self::Send { user } | Self::Booking { user } | Self::Queue { user } => {
                 format!("user:{user}")
             }
+            Self::Ingress { stream } => stream.clone(),
         }
     }
 
     /// Whether every message counts, not only the newest.
     pub fn is_durable(&self) -> bool {
-        !matches!(self, Self::Queue { .. })
+        !matches!(self, Self::Queue { .. } | Self::Ingress { .. })
+    }
+
+    /// Whether it goes to no instance.
+    pub fn is_ingress(&self) -> bool {
+        matches!(self, Self::Ingress { .. })
     }
 }
 
@@ -180,6 +199,13 @@ pub enum Fault {
     KillSubscribers,
     /// Redis forgets all subscriptions and says nothing.
     Deafen,
+    /// Redis carries out nothing of some kind, and says so.
+    Refuse {
+        /// What it says.
+        refusal: Refusal,
+        /// How long.
+        ms: u64,
+    },
     /// Redis loses one key.
     Evict {
         /// Of this stream.
@@ -198,6 +224,17 @@ pub enum Data {
     Nothing,
     /// What it had at the last [`Fault::Keep`].
     Older,
+}
+
+/// Why Redis carries out nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// It has no memory left for scripts that need more.
+    OutOfMemory,
+    /// It is a replica.
+    ReadOnly,
+    /// It reads its data.
+    Loading,
 }
 
 impl Fault {
@@ -224,13 +261,15 @@ impl Plan {
     /// The plan of a seed.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = labelled(seed, "tier2/plan");
-        let pods = 1 + index(&mut rng, 3);
+        let is_large = rng.below(10) == 0;
+        let pods = if is_large { 4 + index(&mut rng, 5) } else { 1 + index(&mut rng, 3) };
         let workers = (0..pods).map(|_| if rng.below(2) == 0 { 1 } else { 2 }).collect();
         let low = 2 * (1 + rng.below(2));
         let latency_ms = (low, low + rng.below(25));
         let knobs = knobs(&mut labelled(seed, "tier2/knobs"));
         let count = 2 + index(&mut rng, 5);
-        let clients = (0..count).map(|number| client(seed, number)).collect();
+        let mut clients: Vec<_> = (0..count).map(|number| client(seed, number)).collect();
+        clients.extend(stampede(&mut labelled(seed, "tier2/stampede")));
         Self {
             seed,
             workers,
@@ -276,17 +315,29 @@ fn client(seed: u64, number: usize) -> ClientPlan {
     let mut rng = labelled(seed, &format!("tier2/client/{number}"));
     let user = (rng.below(5) > 0).then(|| pick(&mut rng, &USERS).to_string());
     let rooms = ROOMS.iter().filter(|_| rng.below(3) > 0).map(ToString::to_string).collect();
-    let habit = *pick(
-        &mut rng,
-        &[Habit::Steady, Habit::Steady, Habit::Flapping, Habit::Wandering, Habit::Sleepy],
-    );
+    let habit = *pick(&mut rng, &HABITS);
     let at_ms = 300 + rng.below(2_000);
     ClientPlan { user, at_ms, rooms, habit, since: rng.below(3) > 0 }
+}
+
+/// In some plans many come at once, to the same room.
+fn stampede(rng: &mut Rng) -> Vec<ClientPlan> {
+    let count = if rng.below(12) == 0 { 20 + rng.below(20) } else { 0 };
+    let begin_ms = 1_000 + rng.below(4_000);
+    let client = |_| ClientPlan {
+        user: None,
+        at_ms: begin_ms + rng.below(100),
+        rooms: vec![ROOMS[0].to_owned()],
+        habit: Habit::Steady,
+        since: true,
+    };
+    (0..count).map(client).collect()
 }
 
 fn publishes(seed: u64, pods: usize) -> Vec<PublishPlan> {
     let mut publishes = usual(&mut labelled(seed, "tier2/publishes"), pods);
     publishes.extend(burst(&mut labelled(seed, "tier2/burst"), pods));
+    publishes.extend(ingress(&mut labelled(seed, "tier2/ingress")));
     publishes.sort_by_key(|publish| publish.at_ms);
     publishes
 }
@@ -306,6 +357,21 @@ fn burst(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
             keyed: false,
             padding: if is_long { 18_000 } else { 0 },
         }
+    };
+    (0..count).map(publish).collect()
+}
+
+/// What services publish straight to Redis.
+fn ingress(rng: &mut Rng) -> Vec<PublishPlan> {
+    let count = if rng.below(2) == 0 { 0 } else { rng.below(20) };
+    let publish = |_| {
+        let stream = match rng.below(3) {
+            0 => pick(rng, &ROOMS).to_string(),
+            1 => format!("user:{}", pick(rng, &USERS)),
+            _ => "all".to_owned(),
+        };
+        let (at_ms, call) = (1_000 + rng.below(QUIET_MS + 1_000), CallPlan::Ingress { stream });
+        PublishPlan { at_ms, pod: index(rng, 4), call, keyed: false, padding: 0 }
     };
     (0..count).map(publish).collect()
 }
@@ -345,6 +411,17 @@ fn faults(rng: &mut Rng, pods: usize, clients: usize) -> Vec<(u64, Fault)> {
         })
         .collect();
     faults.sort_by_key(|(at_ms, _)| *at_ms);
+    // There is something to go back to.
+    let is_older =
+        |(_, fault): &(u64, Fault)| matches!(fault, Fault::CrashRedis { data: Data::Older, .. });
+    let at_ms = faults.iter().find(|fault| is_older(fault)).map(|(at_ms, _)| *at_ms);
+    if let Some(at_ms) = at_ms
+        && !faults.iter().any(|(kept_ms, fault)| *fault == Fault::Keep && *kept_ms < at_ms)
+    {
+        let kept_ms = at_ms - 1 - rng.below(1_500);
+        faults
+            .insert(faults.partition_point(|(at_ms, _)| *at_ms < kept_ms), (kept_ms, Fault::Keep));
+    }
     faults
 }
 
@@ -376,6 +453,10 @@ fn fault(rng: &mut Rng, kind: u64, pods: usize, clients: usize) -> Fault {
             what: pick(rng, &["meta", "log", "latest"]).to_string(),
         },
         14 => Fault::Cut { a: "publisher".to_owned(), b: host, ms },
+        15 => {
+            let refusals = [Refusal::OutOfMemory, Refusal::ReadOnly, Refusal::Loading];
+            Fault::Refuse { refusal: *pick(rng, &refusals), ms }
+        }
         _ => Fault::Hold { a: "publisher".to_owned(), b: host, ms },
     }
 }
@@ -389,7 +470,22 @@ fn pick<'a, T>(rng: &mut Rng, of: &'a [T]) -> &'a T {
     &of[index(rng, of.len())]
 }
 
-const FAULT_KINDS: u64 = 16;
+const FAULT_KINDS: u64 = 17;
+
+/// Some are more frequent.
+const HABITS: [Habit; 11] = [
+    Habit::Steady,
+    Habit::Steady,
+    Habit::Steady,
+    Habit::Flapping,
+    Habit::Wandering,
+    Habit::Wandering,
+    Habit::Sleepy,
+    Habit::Deaf,
+    Habit::Clumsy,
+    Habit::Expiring,
+    Habit::Renewing,
+];
 
 /// The rooms of all plans; everyone may join them.
 const ROOMS: [&str; 3] = ["event:1", "event:2", "event:3"];

@@ -4,13 +4,13 @@ use std::{rc::Rc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use realtime_proto::{
-    BroadcastEventRequest, NotifyBookingResultRequest, NotifyQueuePositionRequest,
-    SendToUserRequest, realtime_service_client::RealtimeServiceClient,
+    BroadcastEventRequest, GetConnectionStatsRequest, NotifyBookingResultRequest,
+    NotifyQueuePositionRequest, SendToUserRequest, realtime_service_client::RealtimeServiceClient,
 };
 use realtime_runtime::net::Net as _;
 use tokio::time::{sleep, timeout};
 use tonic::{
-    Status,
+    Response, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -29,6 +29,9 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
     let planned = plan.publishes.iter().cloned().map(|publish| (publish, false));
     let last = last(&plan).into_iter().map(|publish| (publish, true));
     for (marker, (publish, last)) in (1..).zip(planned.chain(last)) {
+        if publish.call.is_ingress() {
+            continue;
+        }
         let (plan, pods, journal) = (plan.clone(), pods.clone(), journal.clone());
         tokio::task::spawn_local(async move {
             sleep(Duration::from_millis(publish.at_ms)).await;
@@ -43,6 +46,15 @@ pub(super) async fn run(plan: Rc<Plan>, journal: SharedJournal) -> turmoil::Resu
                 outcome,
             });
         });
+    }
+    sleep(Duration::from_millis(plan.end_ms) - BEFORE_THE_END).await;
+    for mut pod in pods {
+        let mut stats = async |cluster| {
+            let request = GetConnectionStatsRequest { cluster, ..Default::default() };
+            pod.get_connection_stats(request).await.map(Response::into_inner).unwrap_or_default()
+        };
+        let stats = [stats(false).await, stats(true).await];
+        journal.borrow_mut().stats.push(stats);
     }
     std::future::pending().await
 }
@@ -92,7 +104,9 @@ async fn publish_until_done(
         let mut grpc = pods[asked(publish, attempts, pods.len())].clone();
         attempts += 1;
         let outcome = match timeout(CALL_TIMEOUT, call(&mut grpc, publish, marker)).await {
-            Ok(outcome) => outcome.map_err(|status| format!("{:?}", status.code())),
+            Ok(outcome) => {
+                outcome.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+            }
             Err(_) => Err("no answer".to_owned()),
         };
         if outcome.is_ok() || attempts == attempts_max {
@@ -163,8 +177,12 @@ async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Ans
             let recipients = usize::from(answer.delivered);
             Ok(Answer { message_id: String::new(), recipients })
         }
+        CallPlan::Ingress { .. } => unreachable!("it goes to Redis"),
     }
 }
+
+/// Nothing happens then any more, and there is time for the answers.
+const BEFORE_THE_END: Duration = Duration::from_millis(1_000);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -14,7 +14,11 @@ use tokio::{
 };
 use turmoil::net::{TcpListener, TcpStream};
 
-use super::{net::SEGMENT_BYTES, plan::Data, seam, trace};
+use super::{
+    net::SEGMENT_BYTES,
+    plan::{Data, Refusal},
+    seam, trace,
+};
 use crate::redis::{Redis, Reply, Request, Snapshot, parse};
 
 /// What all lives of the host share.
@@ -31,6 +35,7 @@ pub(super) struct Server {
     /// Those that have ever subscribed.
     subscribed: BTreeSet<u64>,
     older: Snapshot,
+    refusal: Option<Refusal>,
     published: Vec<Logged>,
 }
 
@@ -75,6 +80,40 @@ impl Server {
         }
     }
 
+    /// Carries out nothing of some kind from now on, or everything again.
+    pub(super) fn refuse(&mut self, refusal: Option<Refusal>) {
+        self.refusal = refusal;
+    }
+
+    /// Somebody publishes a message.
+    pub(super) fn publish(&mut self, channel: &str, message: String) {
+        let request = [Bytes::from("PUBLISH"), Bytes::from(channel.to_owned()), message.into()];
+        self.redis.call(0, 0, &request.to_vec());
+        self.spread();
+    }
+
+    /// What a command is answered that is not carried out.
+    fn refused(&self, name: &[u8], arguments: &[Bytes]) -> Option<Reply> {
+        let is_script = matches!(name, b"EVAL" | b"EVALSHA");
+        let may_grow = |script: &Bytes| !script.starts_with(b"#!lua flags=allow-oom");
+        let error = match self.refusal? {
+            Refusal::OutOfMemory => {
+                let script = arguments.first().filter(|_| is_script)?;
+                let known = if name == b"EVAL" { Some(script) } else { self.redis.script(script) };
+                known.filter(|script| may_grow(script))?;
+                "OOM command not allowed when used memory > 'maxmemory'."
+            }
+            Refusal::ReadOnly if is_script => {
+                "READONLY You can't write against a read only replica."
+            }
+            Refusal::Loading if is_script || matches!(name, b"PING" | b"SCRIPT") => {
+                "LOADING Redis is loading the dataset in memory"
+            }
+            Refusal::ReadOnly | Refusal::Loading => return None,
+        };
+        Some(Reply::Error(error.to_owned()))
+    }
+
     /// Everything that was ever published.
     pub(super) fn published(&self) -> &[Logged] {
         &self.published
@@ -108,7 +147,9 @@ impl Server {
         let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         let name = request.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
         let arguments = request.get(1..).unwrap_or_default();
+        let refused = self.refused(&name, arguments);
         let reply = match (name.as_slice(), arguments) {
+            _ if let Some(refused) = refused => refused,
             (b"CLIENT", [what, ..]) if what.eq_ignore_ascii_case(b"ID") => integer(connection),
             (b"CLIENT", [what, _, id]) if what.eq_ignore_ascii_case(b"KILL") => {
                 let id = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());

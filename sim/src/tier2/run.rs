@@ -7,14 +7,14 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use realtime_core::time::Instant;
+use realtime_core::{relay::Ingress, time::Instant};
 
 use super::{
     client::Client,
     host::{self, SharedStops, Stop},
     journal::{Journal, Session, SharedJournal},
     judge::judge,
-    plan::{Data, Fault, Plan, client_name, pod_name},
+    plan::{CallPlan, Data, Fault, Plan, Refusal, client_name, pod_name},
     probe, publisher,
     redis_host::{self, Server, SharedServer},
     seam,
@@ -130,6 +130,9 @@ enum Step {
     KillSubscribers,
     Deafen,
     Evict(String),
+    Refuse(Option<Refusal>),
+    /// A service publishes straight to Redis: the channel and the message.
+    Ingress(&'static str, String),
     /// All is well again.
     Quiet,
 }
@@ -245,6 +248,12 @@ impl World {
             Step::Evict(key) => {
                 self.server.borrow_mut().evict(&key);
             }
+            Step::Refuse(refusal) => self.server.borrow_mut().refuse(refusal),
+            Step::Ingress(channel, message) => {
+                if self.sim.is_host_running("redis") {
+                    self.server.borrow_mut().publish(channel, message);
+                }
+            }
             Step::Quiet => self.quiet(now_ms),
         }
     }
@@ -327,13 +336,32 @@ fn agenda(plan: &Plan) -> BTreeMap<(u64, usize), Step> {
             Fault::Keep => add(*at, Step::Keep),
             Fault::KillSubscribers => add(*at, Step::KillSubscribers),
             Fault::Deafen => add(*at, Step::Deafen),
+            Fault::Refuse { refusal, ms } => {
+                add(*at, Step::Refuse(Some(refusal)));
+                add(until(ms), Step::Refuse(None));
+            }
             Fault::Evict { stream, what } => {
                 add(*at, Step::Evict(format!("realtime:{{{stream}}}:{what}")));
             }
         }
     }
+    for (marker, publish) in (1_u64..).zip(&plan.publishes) {
+        if let CallPlan::Ingress { stream } = &publish.call {
+            let channel = Ingress::ALL[publish.pod % Ingress::ALL.len()].channel();
+            add(publish.at_ms, Step::Ingress(channel, ingress(stream, marker)));
+        }
+    }
     add(plan.quiet_ms, Step::Quiet);
     agenda
+}
+
+/// The message of an ingress channel for the members of a stream.
+fn ingress(stream: &str, marker: u64) -> String {
+    let target = match stream.strip_prefix("user:") {
+        Some(user) => format!(r#""user_id":"{user}""#),
+        None => format!(r#""room":"{stream}""#),
+    };
+    format!(r#"{{"type":"ticket:released",{target},"payload":{{"n":{marker}}}}}"#)
 }
 
 /// The smallest delay of a link is no smaller.

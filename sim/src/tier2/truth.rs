@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use realtime_core::{
     entry::{Entry, Place, Rollover},
     id::{Mid, Position},
+    relay::Ingress,
     time::Instant,
 };
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
 
 use super::redis_host::Logged;
 use crate::{
@@ -49,6 +51,9 @@ impl Facts {
 
     fn read(&mut self, logged: &Logged) -> Option<()> {
         let channel = std::str::from_utf8(&logged.channel).ok()?;
+        if Ingress::ALL.iter().any(|ingress| ingress.channel() == channel) {
+            return self.ingress(logged);
+        }
         let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?;
         if let Some(Rollover { epoch, offset }) = Rollover::decode(&logged.message) {
             let stream = self.truth.stream(stream);
@@ -76,8 +81,7 @@ impl Facts {
             }
         };
         let taken = Taken { node: Some(node), order: number as u64 + 1, version };
-        let marker = marker(&payload);
-        let publication = Publication {
+        self.add(Publication {
             stream,
             class,
             exclude: entry.body.exclude_user.as_deref().map(str::to_owned),
@@ -90,10 +94,48 @@ impl Facts {
             subscribers: Vec::new(),
             members: 0,
             last_handed: None,
+        });
+        Some(())
+    }
+
+    fn ingress(&mut self, logged: &Logged) -> Option<()> {
+        let message: IngressMessage<'_> = serde_json::from_slice(&logged.message).ok()?;
+        let stream = match message.user_id {
+            Some(user) => self.truth.stream(&format!("user:{user}")),
+            None => self.truth.stream(message.room.unwrap_or("all")),
         };
+        let order = self.truth.publications.len() as u64 + 1;
+        let payload = message.payload.get().to_owned();
+        self.add(Publication {
+            stream,
+            class: Class::Ingress,
+            exclude: None,
+            ack: false,
+            kind: message.kind.into(),
+            payload,
+            taken: Some(Taken { node: None, order, version: 0 }),
+            announced: Instant(0),
+            all: 0,
+            subscribers: Vec::new(),
+            members: 0,
+            last_handed: None,
+        });
+        Some(())
+    }
+
+    /// Adds what was published. Values that a call published twice, since Redis had lost its key in
+    /// between, can't be told apart by those who hear them: they have no version here.
+    fn add(&mut self, mut publication: Publication) {
+        let marker = marker(&publication.payload);
+        let earlier = marker.and_then(|marker| self.truth.newest(publication.stream, marker));
+        if let (Class::Latest(_), Some(earlier)) = (publication.class, earlier) {
+            let earlier = &mut self.truth.publications[earlier].taken;
+            for taken in [earlier, &mut publication.taken] {
+                taken.iter_mut().for_each(|taken| taken.version = 0);
+            }
+        }
         self.markers.push(marker);
         self.truth.add(publication, marker.unwrap_or(u64::MAX));
-        Some(())
     }
 
     /// The place that an entry names as the one before it.
@@ -125,6 +167,17 @@ impl Facts {
         let place = self.truth.place(self.truth.find(stream)?, id)?;
         self.markers[self.truth.node(place).publication?]
     }
+}
+
+/// A message of an ingress channel.
+#[derive(Debug, Deserialize)]
+struct IngressMessage<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: &'a str,
+    room: Option<&'a str>,
+    user_id: Option<&'a str>,
+    #[serde(borrow)]
+    payload: &'a RawValue,
 }
 
 /// Which call a payload comes from.

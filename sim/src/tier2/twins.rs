@@ -6,10 +6,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use realtime_core::transcript::{Replay, ReplayError, Sink};
+use realtime_core::{
+    time::Instant,
+    transcript::{Replay, ReplayError, Sink},
+};
 use realtime_runtime::record::Recorder;
 
-use crate::at::Seen;
+use super::trace;
+use crate::{at::Seen, oracle::work::Work};
 
 /// All of them. Machines live in threads elsewhere, so it can be sent, too.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +24,7 @@ struct Inner {
     made: u64,
     /// Those of living machines, by when they were made.
     living: BTreeMap<u64, (String, Replay)>,
+    work: Work,
     played: Played,
 }
 
@@ -105,6 +110,9 @@ struct Twin {
 impl Sink for Twin {
     fn line(&mut self, line: &[u8]) {
         let mut inner = self.twins.lock();
+        if let Err(error) = inner.work.happened(Instant(trace::now_us() * 1_000)) {
+            inner.played.wrong.push(error.to_string());
+        }
         // One that has differed is gone.
         let Some((_, replay)) = inner.living.get_mut(&self.number) else { return };
         let line = String::from_utf8_lossy(line);

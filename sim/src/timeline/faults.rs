@@ -63,7 +63,7 @@ fn of_tier_2(plan: Value) -> serde_json::Result<Vec<Band>> {
             Fault::CutOneWay { from, to, ms } => (vec![from, to], ms),
             Fault::Crash { pod, ms } | Fault::PowerLoss { pod, ms } => (vec![pod_name(pod)], ms),
             Fault::Drain { pod } => (vec![pod_name(pod)], 0),
-            Fault::CrashRedis { ms, .. } => (vec![REDIS.to_owned()], ms),
+            Fault::CrashRedis { ms, .. } | Fault::Refuse { ms, .. } => (vec![REDIS.to_owned()], ms),
             Fault::Keep | Fault::KillSubscribers | Fault::Deafen | Fault::Evict { .. } => {
                 (vec![REDIS.to_owned()], 0)
             }
