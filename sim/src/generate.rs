@@ -425,6 +425,8 @@ fn trouble(rng: &mut Rng, kind: u64, plan: &Plan, scale: Scale, lasts_ms: u64) -
         19 => Trouble::Freeze,
         20 => Trouble::Crash,
         21 | 22 => Trouble::Drain(rng.below(6_000)),
+        // Now and then for longer than anybody waits for an answer.
+        _ if rng.below(8) == 0 => Trouble::ItemsSlow(1_000 + rng.below(9_000)),
         _ => Trouble::ItemsSlow(1 + rng.below(1_000)),
     }
 }
