@@ -148,7 +148,11 @@ impl Plan {
         let (user, at_ms) = (String::from("quiet"), 3_000 + rng.below(BUSY_MS - 8_000));
         let other = index(rng.below(instances));
         let publisher = (other + 1) % self.instances.len();
-        self.publishes.extend([at_ms - 2_000, at_ms].map(|at_ms| PublishPlan {
+        // A rollover may be lost, too; then only what follows shows it, or a comparison.
+        let last_ms = [BUSY_MS + 30_000, BUSY_MS + 35_000];
+        let last_ms = last_ms.into_iter().filter(|_| self.knobs.check_ms == 0);
+        let times_ms = [at_ms - 2_000, at_ms].into_iter().chain(last_ms);
+        self.publishes.extend(times_ms.map(|at_ms| PublishPlan {
             at_ms,
             instance: publisher,
             stream: format!("user:{user}"),

@@ -85,8 +85,8 @@ impl Relay {
         }
         match stream.head {
             Head::Unknown => {}
-            // What is read may be of before, and what is held is of both.
-            Head::Reading => stream.busy().unreadable = true,
+            // What was asked for may be of before, and newcomers would never know.
+            Head::Reading => self.read_head(index, turn),
             Head::Live if stream.seats.is_empty() => self.lose_head(index, turn),
             Head::Live => {
                 turn.actions.push(Action::Reach("relay_rolled_over"));
