@@ -30,6 +30,13 @@ pub fn fresh_epoch(clock: Clock) -> Epoch {
     Epoch((clock.unix().0 << EPOCH_RANDOM_BITS) | (random() >> (u64::BITS - EPOCH_RANDOM_BITS)))
 }
 
+/// `epoch`, or one like it that began after `known`, whose instance may have a clock that is ahead.
+pub fn epoch_after(known: Epoch, epoch: Epoch) -> Epoch {
+    let time = (epoch.0 >> EPOCH_RANDOM_BITS).max((known.0 >> EPOCH_RANDOM_BITS) + 1);
+    let random = epoch.0 & ((1 << EPOCH_RANDOM_BITS) - 1);
+    Epoch((time << EPOCH_RANDOM_BITS) | random)
+}
+
 /// The lower bits of an epoch; the 42 above hold milliseconds until the year 2109.
 const EPOCH_RANDOM_BITS: u32 = 22;
 
@@ -45,5 +52,15 @@ mod tests {
         let after = clock.unix().0;
         assert!((before..=after).contains(&(epoch.0 >> 22)));
         assert_ne!(epoch, fresh_epoch(clock));
+    }
+
+    #[test]
+    fn an_epoch_in_the_place_of_another_is_later_whatever_the_clock_says() {
+        let epoch = Epoch((1_000 << 22) | 77);
+        assert_eq!(epoch_after(Epoch(999 << 22), epoch), epoch);
+        for known in [(1_000 << 22) | 5, 1_000 << 22 | 99, (5_000 << 22) | 77] {
+            let after = epoch_after(Epoch(known), epoch);
+            assert_eq!((after.0 >> 22, after.0 & 0x3F_FFFF), ((known >> 22) + 1, 77));
+        }
     }
 }

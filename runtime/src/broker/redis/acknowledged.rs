@@ -124,7 +124,9 @@ impl Acknowledged {
             for (stream, _) in places {
                 command.arg(self.names.key(stream, "meta")).arg(self.names.key(stream, "log"));
             }
-            let epoch = entropy::fresh_epoch(self.clock);
+            let epochs = places.iter().map(|(_, position)| position.epoch);
+            let newest = epochs.max().unwrap_or_default();
+            let epoch = entropy::epoch_after(newest, entropy::fresh_epoch(self.clock));
             command.arg(millis(self.position_ttl)).arg(hex(epoch.0));
             for (stream, mut position) in places.iter().cloned() {
                 if planted!("give a numbering up once per instance") {

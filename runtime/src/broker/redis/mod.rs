@@ -31,7 +31,7 @@ use super::{
     Broker, BrokerError, BrokerFuture, Class, LATEST_VALUES_MAX, ProbesSent, Publish, PublishError,
     Published, Retention, Subscription,
 };
-use crate::{config::RedisConfig, fnv::fnv1a, net::Net};
+use crate::{config::RedisConfig, entropy, fnv::fnv1a, net::Net};
 
 /// A Redis server, or what stands in for one.
 pub struct RedisBroker<N> {
@@ -166,6 +166,8 @@ impl<N: Net> RedisBroker<N> {
             return Ok(History::default()); // Positions are off: nothing is kept.
         }
         let keys = ["meta", "log", "latest"].map(|key| self.names.key(&stream, key)).into();
+        // A numbering that is given up is older than the one in its place, whatever clocks say.
+        let epoch = known.map_or(epoch, |known| entropy::epoch_after(known.epoch, epoch));
         let after = after.map(decimal).unwrap_or_default();
         let channel = self.names.channel(&stream).into_bytes();
         let ttl = millis(self.retention.position_ttl);
