@@ -81,6 +81,8 @@ impl Client {
                 let mut visit = Visit { session, client, journal, socket, rooms, heard, retry };
                 let why = self.stay(&mut visit, &rng).await;
                 self.journal.borrow_mut().close(session, &why);
+            } else {
+                self.journal.borrow_mut().failed_connects += 1;
             }
             let pause = 50 + rng.borrow_mut().below(500);
             sleep(Duration::from_millis(pause)).await;

@@ -18,6 +18,8 @@ pub(super) type SharedJournal = Rc<RefCell<Journal>>;
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     pub(super) sessions: Vec<Session>,
+    /// Attempts to connect that came to nothing for the client; an instance may know better.
+    pub(super) failed_connects: usize,
     pub(super) calls: Vec<Call>,
     pub(super) probes: Vec<Probe>,
     /// What each instance said in the end of itself, and what of all.
