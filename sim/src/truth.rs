@@ -182,6 +182,16 @@ impl Truth {
         String::from_utf8(id).expect("ids are text")
     }
 
+    /// Where the numbering of a place began. Places are counted in the order in which they came to
+    /// be.
+    pub fn beginning_of(&self, node: NodeId) -> NodeId {
+        let mut at = node;
+        while let Some(prev) = self.node(at).prev {
+            at = prev;
+        }
+        at
+    }
+
     /// How many publications lead from one place to another; none when none do.
     pub fn distance(&self, from: NodeId, to: NodeId) -> Option<usize> {
         let mut at = to;

@@ -19,7 +19,8 @@ pub fn kept(
         let place = truth.node(node);
         let Some(head) = head(place.stream) else { continue };
         let (lost, at) = (place.position, truth.node(head).position);
-        let is_left_behind = lost.epoch < at.epoch;
+        // Epochs do not tell: one may have been drawn long before its numbering began.
+        let is_left_behind = lost.epoch != at.epoch && truth.beginning_of(head) > node;
         if !is_left_behind && truth.distance(node, head).is_none() {
             let name = truth.name(place.stream);
             let what = format!("{name}: {lost:?} is lost, and the stream goes on at {at:?}");
