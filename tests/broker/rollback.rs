@@ -41,7 +41,7 @@ async fn who_knows_what_a_stream_has_been_at_changes_nothing() {
             assert_eq!((history.head, history.entries.len()), (position(5, 5), 3), "{known:?}");
         }
         let fresh = read(&broker, "user:2", position(1, 1)).await;
-        assert_eq!(fresh.head, Position { epoch: NEW, ..Position::default() });
+        assert_eq!((fresh.head.offset, fresh.head.mid), (0, Mid(0)));
     })
     .await;
 }
@@ -131,4 +131,25 @@ async fn what_a_server_was_seen_to_have_is_looked_for_at_the_next_one_too() {
         assert!(!epochs.contains(&head.epoch), "{head:?}");
         epochs.push(head.epoch);
     }
+}
+
+#[tokio::test]
+async fn who_has_called_something_a_duplicate_vouches_for_the_first_one() {
+    let mut server = saving("rollback-duplicate.rdb");
+    let broker = redis_broker(config(server.port), retention());
+    until(async || broker.probe(0).await.is_ok()).await;
+    broker.publish(publish("event:1", 1)).await.unwrap();
+    redis::cmd("SAVE").exec(&mut server.client()).unwrap();
+    let other = redis_broker(config(server.port), retention());
+    until(async || other.probe(0).await.is_ok()).await;
+    let first = other.publish(keyed("event:1", 2, "k")).await.unwrap().position;
+    drop(other); // It dies, and its publisher asks the next one.
+    let again = broker.publish(keyed("event:1", 3, "k")).await.unwrap();
+    assert_eq!((again.position, again.duplicate_of), (first, Some(Mid(2))));
+    server.kill();
+    assert!(server.launch());
+    until(async || broker.probe(0).await.is_ok()).await;
+    let head = broker.heads(vec![stream("event:1")]).await.unwrap()[0].unwrap();
+    assert!(head.epoch > EPOCH, "{head:?}");
+    assert_eq!((head.offset, head.mid), (2, Mid(0)));
 }

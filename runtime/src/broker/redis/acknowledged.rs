@@ -7,81 +7,90 @@
 //! it knows, and looks for it before it publishes anything else.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use realtime_core::{id::Position, relay::RunId, stream::StreamName, time::Instant};
+use lru::LruCache;
+use realtime_core::{
+    id::{Epoch, Position},
+    relay::RunId,
+    stream::StreamName,
+    time::Instant,
+};
 use redis::{Cmd, cmd};
 
 use super::{hex, millis, names::Names, place, scripts::Scripts};
 use crate::{clock::Clock, entropy};
 
-/// The acknowledged publications of one lane.
+/// What servers have acknowledged on one lane.
 #[derive(Debug)]
 pub(super) struct Acknowledged {
     names: Names,
     position_ttl: Duration,
     scripts: Arc<Scripts>,
     clock: Clock,
-    publications_max: usize,
+    numberings_max: usize,
     list: Mutex<List>,
 }
 
-#[derive(Debug, Default)]
+/// The last publication of each numbering: whoever has that one has those before it. The numbering
+/// that was published in last comes first.
+#[derive(Debug)]
 struct List {
-    /// In the order in which they were acknowledged.
-    publications: VecDeque<Publication>,
-    /// How many have left the list.
-    forgotten: u64,
+    numberings: LruCache<Numbering, Last>,
     /// Too many have come at once for all of them to be remembered.
     overflowed: bool,
 }
 
-#[derive(Debug)]
-struct Publication {
-    acknowledged: Instant,
+/// A numbering of a stream, at a server that has shown that it has it. One that was given up is
+/// kept apart from the one in its place: it may be back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Numbering {
     stream: StreamName,
-    position: Position,
-    /// The server that has it.
+    epoch: Epoch,
     run_id: RunId,
 }
 
-/// What is to be looked for: the last publication of each numbering of a stream. One that was given
-/// up may be back.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    position: Position,
+    at: Instant,
+}
+
+/// What is to be looked for.
+#[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    places: Vec<(StreamName, Position)>,
-    /// The number of the first publication that it says nothing of.
-    end: u64,
+    of: Numbering,
+    position: Position,
 }
 
 impl Acknowledged {
-    /// Remembers up to `publications_max`.
+    /// Remembers up to `numberings_max`.
     pub(super) fn new(
         names: Names,
         position_ttl: Duration,
         scripts: Arc<Scripts>,
-        publications_max: usize,
+        numberings_max: usize,
     ) -> Self {
-        let (clock, list) = (Clock::new(), Mutex::default());
-        Self { names, position_ttl, scripts, clock, publications_max, list }
+        let list = List { numberings: LruCache::unbounded(), overflowed: false };
+        let (clock, list) = (Clock::new(), Mutex::new(list));
+        Self { names, position_ttl, scripts, clock, numberings_max, list }
     }
 
     /// The server `run_id` has acknowledged a publication.
     pub(super) fn add(&self, stream: StreamName, position: Position, run_id: RunId) {
-        let acknowledged = self.clock.now();
+        let at = self.clock.now();
         let mut list = self.list();
-        list.forget_before(acknowledged);
-        if list.publications.len() >= self.publications_max {
-            list.forget_first();
+        list.forget_before(at);
+        list.put(Numbering { stream, epoch: position.epoch, run_id }, Last { position, at });
+        if list.numberings.len() > self.numberings_max {
+            list.numberings.pop_lru();
             if !std::mem::replace(&mut list.overflowed, true) {
-                let most = self.publications_max;
-                tracing::warn!(most, "more was published than can be looked for if redis loses it");
+                let most = self.numberings_max;
+                tracing::warn!(most, "more streams are in use than can be looked for");
             }
         }
-        list.publications.push_back(Publication { acknowledged, stream, position, run_id });
     }
 
     /// The server is gone: what is old now is not looked for at the next one, whenever that comes.
@@ -90,52 +99,62 @@ impl Acknowledged {
         self.list().forget_before(now);
     }
 
-    /// What the server `run_id` has not shown to have.
-    pub(super) fn wanted(&self, run_id: RunId) -> Wanted {
+    /// What the server `run_id` has not shown to have; of each stream the newest numbering first,
+    /// which has the highest offsets.
+    pub(super) fn wanted(&self, run_id: RunId) -> Vec<Wanted> {
+        if planted!("look for nothing at another server") {
+            return Vec::new();
+        }
         let list = self.list();
-        let is_unseen = |one: &&Publication| {
-            one.run_id != run_id && !planted!("look for nothing at another server")
-        };
-        let unseen = list.publications.iter().filter(is_unseen);
-        let mut last: BTreeMap<_, Position> = BTreeMap::new();
-        for Publication { stream, position, .. } in unseen {
-            let known = last.entry((stream, position.epoch)).or_insert(*position);
-            if position.offset > known.offset {
-                *known = *position;
+        let unseen = list.numberings.iter().filter(|(of, _)| of.run_id != run_id);
+        let unseen = unseen.map(|(of, last)| Wanted { of: of.clone(), position: last.position });
+        let mut wanted: Vec<_> = unseen.collect();
+        wanted.sort_by(|one, other| {
+            let by_stream = one.of.stream.cmp(&other.of.stream);
+            by_stream.then_with(|| other.of.epoch.cmp(&one.of.epoch))
+        });
+        wanted
+    }
+
+    /// The server `run_id` has all of `wanted`, or has given numberings up. A server after it is to
+    /// have that, too, also what began only now.
+    pub(super) fn settled(&self, wanted: &[Wanted], run_id: RunId) {
+        let at = self.clock.now();
+        let mut list = self.list();
+        for Wanted { of, position } in wanted {
+            let is_last = |last: &Last| last.position == *position;
+            if list.numberings.peek(of).is_some_and(is_last) {
+                list.numberings.pop(of);
+                list.put(Numbering { run_id, ..of.clone() }, Last { position: *position, at });
             }
         }
-        let places = last.into_iter().map(|((stream, _), position)| (stream.clone(), position));
-        Wanted { places: places.collect(), end: list.forgotten + list.publications.len() as u64 }
     }
 
-    /// The server `run_id` has all of `wanted`, or has given numberings up.
-    pub(super) fn settled(&self, wanted: &Wanted, run_id: RunId) {
-        let mut list = self.list();
-        let count = wanted.end.saturating_sub(list.forgotten);
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        list.publications.iter_mut().take(count).for_each(|one| one.run_id = run_id);
+    /// The commands that look for it, each with what it looks for. A command answers how many
+    /// numberings were given up.
+    pub(super) fn commands<'a>(
+        &'a self,
+        wanted: &'a [Wanted],
+    ) -> impl Iterator<Item = (&'a [Wanted], Cmd)> + 'a {
+        wanted.chunks(NUMBERINGS_PER_COMMAND).map(|wanted| (wanted, self.command(wanted)))
     }
 
-    /// The commands that look for it. Each answers in how many streams something is lost.
-    pub(super) fn commands<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = Cmd> + 'a {
-        wanted.places.chunks(STREAMS_PER_COMMAND).map(|places| {
-            let mut command = cmd("EVAL"); // Too rarely for a server to know it.
-            command.arg(self.scripts.verify.code).arg(places.len() * 2);
-            for (stream, _) in places {
-                command.arg(self.names.key(stream, "meta")).arg(self.names.key(stream, "log"));
+    fn command(&self, wanted: &[Wanted]) -> Cmd {
+        let mut command = cmd("EVAL"); // Too rarely for a server to know it.
+        command.arg(self.scripts.verify.code).arg(wanted.len() * 2);
+        for Wanted { of, .. } in wanted {
+            command.arg(self.names.key(&of.stream, "meta")).arg(self.names.key(&of.stream, "log"));
+        }
+        let newest = wanted.iter().map(|one| one.of.epoch).max().unwrap_or_default();
+        let epoch = entropy::epoch_after(newest, entropy::fresh_epoch(self.clock));
+        command.arg(millis(self.position_ttl)).arg(hex(epoch.0));
+        for Wanted { of, mut position } in wanted.iter().cloned() {
+            if planted!("give a numbering up once per instance") {
+                position.epoch.0 |= 0xF << 60; // Later than any other.
             }
-            let epochs = places.iter().map(|(_, position)| position.epoch);
-            let newest = epochs.max().unwrap_or_default();
-            let epoch = entropy::epoch_after(newest, entropy::fresh_epoch(self.clock));
-            command.arg(millis(self.position_ttl)).arg(hex(epoch.0));
-            for (stream, mut position) in places.iter().cloned() {
-                if planted!("give a numbering up once per instance") {
-                    position.epoch.0 |= 0xF << 60; // Later than any other.
-                }
-                command.arg(self.names.channel(&stream)).arg(&place(position));
-            }
-            command
-        })
+            command.arg(self.names.channel(&of.stream)).arg(&place(position));
+        }
+        command
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -144,23 +163,22 @@ impl Acknowledged {
 }
 
 impl List {
+    /// Answers come in any order.
+    fn put(&mut self, of: Numbering, mut last: Last) {
+        if let Some(known) = self.numberings.peek(&of)
+            && known.position.offset > last.position.offset
+        {
+            last.position = known.position;
+        }
+        self.numberings.put(of, last);
+    }
+
     fn forget_before(&mut self, now: Instant) {
-        let is_old = |one: &Publication| now.saturating_since(one.acknowledged) > REMEMBERED;
-        while self.publications.front().is_some_and(is_old) {
-            self.forget_first();
+        let is_old = |last: &Last| now.saturating_since(last.at) > REMEMBERED;
+        while self.numberings.peek_lru().is_some_and(|(_, last)| is_old(last)) {
+            self.numberings.pop_lru();
             self.overflowed = false;
         }
-    }
-
-    fn forget_first(&mut self) {
-        self.forgotten += u64::from(self.publications.pop_front().is_some());
-    }
-}
-
-impl Wanted {
-    /// Of how many numberings.
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
     }
 }
 
@@ -168,19 +186,19 @@ impl Wanted {
 /// be found out a few seconds late.
 const REMEMBERED: Duration = Duration::from_secs(40);
 
-/// Streams that are looked at in one command: less than a millisecond of Redis' time.
-const STREAMS_PER_COMMAND: usize = 256;
+/// Numberings that are looked for in one command: less than a millisecond of Redis' time.
+const NUMBERINGS_PER_COMMAND: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use realtime_core::id::{BootId, Epoch, Mid};
+    use realtime_core::id::{BootId, Mid};
 
     use super::*;
 
-    fn acknowledged(publications_max: usize) -> Acknowledged {
+    fn acknowledged(numberings_max: usize) -> Acknowledged {
         let names = Names::new("p:", BootId(1), true);
         let ttl = Duration::from_secs(60);
-        Acknowledged::new(names, ttl, Arc::new(Scripts::new()), publications_max)
+        Acknowledged::new(names, ttl, Arc::new(Scripts::new()), numberings_max)
     }
 
     fn stream(name: &str) -> StreamName {
@@ -191,43 +209,70 @@ mod tests {
         Position { epoch: Epoch(epoch), offset, mid: Mid(offset) }
     }
 
-    /// What is looked for at a server, as its streams and their places.
+    /// What is looked for at a server: streams, epochs and offsets.
     fn wanted(acknowledged: &Acknowledged, run_id: RunId) -> Vec<(String, u64, u64)> {
-        let Wanted { places, .. } = acknowledged.wanted(run_id);
-        let place =
-            |(name, at): (StreamName, Position)| (name.as_str().to_owned(), at.epoch.0, at.offset);
-        places.into_iter().map(place).collect()
+        let place = |Wanted { of, position }: Wanted| {
+            (of.stream.as_str().to_owned(), position.epoch.0, position.offset)
+        };
+        acknowledged.wanted(run_id).into_iter().map(place).collect()
+    }
+
+    fn at(name: &str, epoch: u64, offset: u64) -> (String, u64, u64) {
+        (name.to_owned(), epoch, offset)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_of_each_numbering_is_looked_for_at_another_server() {
+    async fn the_last_of_each_numbering_is_looked_for_at_another_server_the_newest_first() {
         let acknowledged = acknowledged(10);
         for (name, place) in [
-            ("event:1", position(1, 1)),
-            ("event:2", position(1, 1)),
             ("event:1", position(1, 2)),
+            ("event:2", position(1, 1)),
+            ("event:1", position(1, 1)), // Its answer was late.
             ("event:1", position(2, 3)),
         ] {
             acknowledged.add(stream(name), place, 1);
         }
         assert_eq!(wanted(&acknowledged, 1), []);
-        let all = ["event:1", "event:1", "event:2"].map(str::to_owned);
-        let [first, second, third] = all;
-        let expected = [(first, 1, 2), (second, 2, 3), (third, 1, 1)];
+        let expected = [at("event:1", 2, 3), at("event:1", 1, 2), at("event:2", 1, 1)];
         assert_eq!(wanted(&acknowledged, 2), expected);
         assert_eq!(wanted(&acknowledged, 3), expected, "it has not been found yet");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_while_others_are_looked_for_is_not_taken_for_found() {
+    async fn a_busy_stream_crowds_nobody_out() {
         let acknowledged = acknowledged(2);
+        acknowledged.add(stream("event:1"), position(1, 1), 1);
+        for offset in 1..=1_000 {
+            acknowledged.add(stream("event:2"), position(1, offset), 1);
+        }
+        let both = [at("event:1", 1, 1), at("event:2", 1, 1_000)];
+        assert_eq!(wanted(&acknowledged, 2), both);
+        acknowledged.add(stream("event:3"), position(1, 1), 1);
+        assert_eq!(wanted(&acknowledged, 2), [at("event:2", 1, 1_000), at("event:3", 1, 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_others_are_looked_for_is_not_taken_for_found() {
+        let acknowledged = acknowledged(10);
         acknowledged.add(stream("event:1"), position(1, 1), 1);
         acknowledged.add(stream("event:2"), position(1, 1), 1);
         let asked = acknowledged.wanted(2);
-        acknowledged.add(stream("event:3"), position(1, 1), 1); // The first one is forgotten.
+        acknowledged.add(stream("event:2"), position(1, 2), 1);
+        acknowledged.add(stream("event:3"), position(1, 1), 1);
         acknowledged.settled(&asked, 2);
-        assert_eq!(wanted(&acknowledged, 2), [("event:3".to_owned(), 1, 1)]);
-        assert_eq!(wanted(&acknowledged, 3).len(), 2, "a third one is asked for both");
+        assert_eq!(wanted(&acknowledged, 2), [at("event:2", 1, 2), at("event:3", 1, 1)]);
+        assert_eq!(wanted(&acknowledged, 3).len(), 3, "a third one is asked for all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_a_server_that_is_gone_does_not_hide_what_its_successor_has() {
+        let acknowledged = acknowledged(10);
+        acknowledged.add(stream("event:1"), position(1, 7), 2);
+        acknowledged.add(stream("event:1"), position(1, 6), 1);
+        assert_eq!(wanted(&acknowledged, 2), [at("event:1", 1, 6)]);
+        acknowledged.settled(&acknowledged.wanted(2), 2);
+        assert_eq!(wanted(&acknowledged, 2), []);
+        assert_eq!(wanted(&acknowledged, 3), [at("event:1", 1, 7)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -239,7 +284,19 @@ mod tests {
         tokio::time::advance(REMEMBERED / 2 + Duration::from_millis(1)).await;
         acknowledged.server_is_gone();
         tokio::time::advance(REMEMBERED * 10).await; // Until another one comes.
-        assert_eq!(wanted(&acknowledged, 2), [("event:2".to_owned(), 1, 1)]);
+        assert_eq!(wanted(&acknowledged, 2), [at("event:2", 1, 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_looked_for_of_late_is_looked_for_again() {
+        let acknowledged = acknowledged(10);
+        acknowledged.add(stream("event:1"), position(1, 1), 1);
+        tokio::time::advance(REMEMBERED).await;
+        acknowledged.server_is_gone();
+        acknowledged.settled(&acknowledged.wanted(2), 2);
+        tokio::time::advance(REMEMBERED).await;
+        acknowledged.server_is_gone(); // With it the numbering that it may have begun.
+        assert_eq!(wanted(&acknowledged, 3), [at("event:1", 1, 1)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -249,8 +306,9 @@ mod tests {
             acknowledged.add(stream(&format!("event:{number}")), position(1, 1), 1);
         }
         let wanted = acknowledged.wanted(2);
-        let sizes = acknowledged.commands(&wanted).map(|command| command.args_iter().count());
-        let size = |streams: usize| 3 + 2 * streams + 2 + 4 * streams;
+        let commands = acknowledged.commands(&wanted);
+        let sizes = commands.map(|(of, command)| (of.len(), command.args_iter().count()));
+        let size = |streams: usize| (streams, 3 + 2 * streams + 2 + 4 * streams);
         assert_eq!(sizes.collect::<Vec<_>>(), [size(256), size(256), size(88)]);
     }
 }

@@ -388,7 +388,11 @@ impl Keeper {
                     tracing::info!(number, "command connection to redis is up");
                     let live = Live { number, run_id, connection: connection.clone() };
                     state.send_replace(State::Connected(live));
-                    let reason = until_lost(connection, driver, &mut suspects, number).await;
+                    let reason = if self.acknowledged.wanted(run_id).is_empty() {
+                        until_lost(connection, driver, &mut suspects, number).await
+                    } else {
+                        "what another server acknowledged was heard of too late"
+                    };
                     self.acknowledged.server_is_gone();
                     tracing::warn!(number, reason, "command connection to redis is lost");
                     reason.to_owned()
@@ -424,20 +428,25 @@ impl Keeper {
         mut connection: MultiplexedConnection,
         run_id: RunId,
     ) -> Result<(), String> {
-        let wanted = self.acknowledged.wanted(run_id);
-        let mut lost = 0;
-        for command in self.acknowledged.commands(&wanted) {
-            let asking = timeout(ANSWER_TIMEOUT, connection.send_packed_command(&command)).await;
-            let answer = asking.map_err(|_| "redis does not answer".to_owned())?;
-            let count = answer.and_then(|value| Ok(redis::from_redis_value::<u64>(value)?));
-            lost += count.map_err(|error| error.to_string())?;
+        let (mut numberings, mut lost) = (0, 0);
+        loop {
+            // Late answers of other servers may come meanwhile.
+            let wanted = self.acknowledged.wanted(run_id);
+            if wanted.is_empty() {
+                break;
+            }
+            for (batch, command) in self.acknowledged.commands(&wanted) {
+                lost += count(&mut connection, &command).await.inspect_err(|reason| {
+                    tracing::warn!(reason, "what redis acknowledged of late can't be looked for");
+                })?;
+                self.acknowledged.settled(batch, run_id);
+                numberings += batch.len();
+            }
         }
-        self.acknowledged.settled(&wanted, run_id);
-        let streams = wanted.len();
         if lost > 0 {
-            tracing::warn!(lost, streams, "redis has lost acknowledged publications of streams");
-        } else if streams > 0 {
-            tracing::info!(streams, "redis has what it acknowledged of late");
+            tracing::warn!(lost, numberings, "redis has lost acknowledged publications of streams");
+        } else if numberings > 0 {
+            tracing::info!(numberings, "redis has what it acknowledged of late");
         }
         Ok(())
     }
@@ -485,6 +494,14 @@ impl Keeper {
         };
         Ok(Opened { connection, driver, identity })
     }
+}
+
+/// Asks a new connection for a number.
+async fn count(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<u64, String> {
+    let asking = timeout(ANSWER_TIMEOUT, connection.send_packed_command(command)).await;
+    let answer = asking.map_err(|_| "redis does not answer".to_owned())?;
+    let count = answer.and_then(|value| Ok(redis::from_redis_value(value.extract_error()?)?));
+    count.map_err(|error| error.to_string())
 }
 
 fn login(config: &RedisConfig) -> RedisConnectionInfo {

@@ -87,9 +87,8 @@ impl<N: Net> RedisBroker<N> {
         // Redis did carry it out, but what it says of it is nothing that our scripts say.
         let unreadable = || PublishError::Unknown("the answer can't be read".to_owned());
         let published = published.ok_or_else(unreadable)?;
-        if let Some(position) = published.position
-            && published.duplicate_of.is_none()
-        {
+        if let Some(position) = published.position {
+            // Of a duplicate the first one: nobody else may be left who vouches for it.
             lane.acknowledged(publish.stream, position, run_id);
         }
         Ok(published)
@@ -311,8 +310,7 @@ fn millis(duration: Duration) -> Vec<u8> {
     decimal(duration.as_millis().max(1))
 }
 
-/// Acknowledged publications that are remembered: over half a minute with 8,000 a second, which is
-/// more than one Redis can keep. Each takes about 100 bytes.
+/// Numberings whose last publication is remembered. Each takes some 150 bytes.
 const ACKNOWLEDGED_MAX: usize = 1 << 18;
 
 /// Longest time for a publish, a repeated attempt included.
