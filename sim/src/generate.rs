@@ -142,15 +142,24 @@ impl Plan {
     /// back: maybe before the instance that published it.
     fn lost_word(&mut self, rng: &mut Rng) {
         let instances = self.instances.len() as u64;
-        if instances < 2 || rng.below(3) > 0 {
+        if instances < 2 || rng.below(2) > 0 {
             return;
         }
         let (user, at_ms) = (String::from("quiet"), 3_000 + rng.below(BUSY_MS - 8_000));
         let other = index(rng.below(instances));
         let publisher = (other + 1) % self.instances.len();
         // A rollover may be lost, too; then only what follows shows it, or a comparison.
+        let loses_words = self.has(|what| {
+            matches!(
+                what,
+                Trouble::Lossy(_)
+                    | Trouble::Evict(_)
+                    | Trouble::Unconfirmed(_)
+                    | Trouble::Unsubscribable(_)
+            )
+        });
         let last_ms = [BUSY_MS + 30_000, BUSY_MS + 35_000];
-        let last_ms = last_ms.into_iter().filter(|_| self.knobs.check_ms == 0);
+        let last_ms = last_ms.into_iter().filter(|_| loses_words && self.knobs.check_ms == 0);
         let times_ms = [at_ms - 2_000, at_ms].into_iter().chain(last_ms);
         self.publishes.extend(times_ms.map(|at_ms| PublishPlan {
             at_ms,
@@ -165,6 +174,11 @@ impl Plan {
         let (end_ms, lasts_ms) = (at_ms + 100 + rng.below(500), 100 + rng.below(300));
         let what = Trouble::Restart(Data::Older(1_000));
         self.faults.push(Fault { at_ms: end_ms, lasts_ms, instance: other, what });
+        if rng.below(2) == 0 {
+            // Who comes is there before anybody looks for what is lost.
+            let what = Trouble::Freeze;
+            self.faults.push(Fault { at_ms: end_ms, lasts_ms: 3_000, instance: publisher, what });
+        }
         self.clients.push(ClientPlan {
             user: Some(user),
             instance: other,

@@ -115,19 +115,13 @@ impl Truth {
             Class::Ingress => ("ticket:released", 0),
         };
         let filling = "x".repeat(plan.bytes);
+        let stream = self.stream(&plan.stream);
+        let payload = format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#);
         let publication = Publication {
-            stream: self.stream(&plan.stream),
-            class: plan.class,
             exclude: plan.exclude.clone().filter(|_| plan.class != Class::Ingress),
             ack: plan.ack && plan.class == Class::Durable,
-            kind: kind.into(),
-            payload: format!(r#"{{"n":{number},"key":{key},"x":"{filling}"}}"#),
-            taken: None,
             announced,
-            all: 0,
-            subscribers: Vec::new(),
-            members: 0,
-            last_handed: None,
+            ..Publication::new(stream, plan.class, kind, payload)
         };
         self.add(publication, number as u64)
     }
@@ -220,6 +214,24 @@ impl Truth {
 }
 
 impl Publication {
+    /// One that nobody has taken or heard.
+    pub fn new(stream: StreamId, class: Class, kind: &str, payload: String) -> Self {
+        Self {
+            stream,
+            class,
+            exclude: None,
+            ack: false,
+            kind: kind.into(),
+            payload,
+            taken: None,
+            announced: Instant(0),
+            all: 0,
+            subscribers: Vec::new(),
+            members: 0,
+            last_handed: None,
+        }
+    }
+
     /// Whether the connections of `user` skip it.
     pub fn skips(&self, user: Option<&str>) -> bool {
         user.is_some() && self.exclude.as_deref() == user

@@ -222,9 +222,10 @@ fn acknowledged(
     None
 }
 
-/// What was acknowledged by an instance that lives on is there in the end, or its numbering is not.
+/// What was acknowledged by an instance that lives on is there in the end, or its numbering is not;
+/// also what it has only called a duplicate.
 fn rollbacks(plan: &Plan, journal: &Journal, facts: &Facts) -> Vec<String> {
-    let is_vouched_for = |call: &&Call| call.durable && call.attempts == 1 && plan.stays(call.pod);
+    let is_vouched_for = |call: &&Call| call.durable && plan.stays(call.pod);
     let places = journal.calls.iter().filter(is_vouched_for).filter_map(|call| {
         let answer = call.outcome.as_ref().ok()?;
         facts.truth.place(facts.truth.find(&call.stream)?, &answer.message_id)

@@ -7,7 +7,6 @@ use realtime_core::{
     entry::{Entry, Place, Rollover},
     id::{Mid, Position},
     relay::Ingress,
-    time::Instant,
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -82,18 +81,10 @@ impl Facts {
         };
         let taken = Taken { node: Some(node), order: number as u64 + 1, version };
         self.add(Publication {
-            stream,
-            class,
             exclude: entry.body.exclude_user.as_deref().map(str::to_owned),
             ack: entry.body.ack,
-            kind: (&*entry.body.kind).into(),
-            payload,
             taken: Some(taken),
-            announced: Instant(0),
-            all: 0,
-            subscribers: Vec::new(),
-            members: 0,
-            last_handed: None,
+            ..Publication::new(stream, class, &entry.body.kind, payload)
         });
         Some(())
     }
@@ -107,18 +98,8 @@ impl Facts {
         let order = self.truth.publications.len() as u64 + 1;
         let payload = message.payload.get().to_owned();
         self.add(Publication {
-            stream,
-            class: Class::Ingress,
-            exclude: None,
-            ack: false,
-            kind: message.kind.into(),
-            payload,
             taken: Some(Taken { node: None, order, version: 0 }),
-            announced: Instant(0),
-            all: 0,
-            subscribers: Vec::new(),
-            members: 0,
-            last_handed: None,
+            ..Publication::new(stream, Class::Ingress, message.kind, payload)
         });
         Some(())
     }

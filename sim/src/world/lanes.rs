@@ -70,7 +70,7 @@ impl World<'_, '_> {
         life.server = server;
         let mut wanted = BTreeMap::new();
         for one in life.acknowledged.iter_mut().filter(|one| one.server != server) {
-            one.server = server;
+            (one.server, one.at) = (server, self.now);
             let publication = &self.truth.publications[one.number];
             let node = publication.taken.and_then(|taken| taken.node);
             let known = self.truth.node(node.expect("it has one")).position;
