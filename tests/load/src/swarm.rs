@@ -118,6 +118,8 @@ impl Swarm {
                     self.first = first;
                 }
                 self.clients.resize_with((first + count - self.first) as usize, || None);
+                // What the warm-up took, which is to many at once, is nobody's figure.
+                self.tally.latency = Histogram::default();
                 self.wave = Some(Wave {
                     next: first,
                     end: first + count,
