@@ -1,5 +1,6 @@
 //! The embedded broker: what Redis does for many instances, for one, in its own memory.
 
+mod keys;
 mod store;
 
 use std::{
@@ -208,7 +209,7 @@ impl SubscriptionRequests for Requests {
     ) -> BrokerFuture<'_, Result<(), BrokerError>> {
         Box::pin(async move {
             let mut state = self.shared.state();
-            let State { subscribers, audiences, .. } = &mut *state;
+            let State { store, subscribers, audiences, .. } = &mut *state;
             let Some(subscriber) = subscribers.get_mut(&self.id) else {
                 return Err(closed());
             };
@@ -218,6 +219,9 @@ impl SubscriptionRequests for Requests {
             }
             for stream in unsubscribe {
                 audiences.remove(&(stream.clone(), self.id));
+                if audience(audiences, &stream).next().is_none() {
+                    store.vacate(&stream);
+                }
                 subscriber.push(Item::Unsubscribed(stream));
             }
             Ok(())

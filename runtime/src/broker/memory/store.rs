@@ -7,12 +7,13 @@ use bytes::Bytes;
 use lru::LruCache;
 use realtime_core::{
     entry::Place,
-    id::{Epoch, Mid, Position},
+    id::{Epoch, Position},
     relay::History,
     stream::{StreamKind, StreamName},
     time::{Instant, UnixMillis},
 };
 
+use super::keys::{Keys, Remembered};
 use crate::broker::{Class, LATEST_VALUES_MAX, Publish, PublishError, Published, Retention};
 
 /// Everything that is kept, within `bytes_max`.
@@ -25,9 +26,12 @@ pub(super) struct Store {
     /// Streams with content, by name. They are forgotten before the others, each kind by its last
     /// use.
     full: LruCache<Box<str>, Stream>,
-    /// Streams of which nothing is known but where they are. The names are copies: most streams are
+    /// Streams of which nothing is known but where they are. The names are copies: many streams are
     /// here long after everybody has gone, and what else was allocated beside a name is given back.
     bare: LruCache<Box<str>, Stream>,
+    /// The epoch in which streams begin, so that one to which nothing was ever published need not
+    /// be remembered. Another one follows as soon as nothing is left of a stream that had some.
+    beginning: Option<Epoch>,
     keys: Keys,
 }
 
@@ -57,24 +61,6 @@ struct Latest {
     entry: Bytes,
 }
 
-/// What idempotency keys stand for, within a quarter of what the store may take.
-#[derive(Debug, Default)]
-struct Keys {
-    bytes: usize,
-    known: BTreeMap<Key, Remembered>,
-    /// In the order in which they came, which is that in which they expire.
-    ages: VecDeque<Key>,
-}
-
-type Key = (StreamName, Box<str>);
-
-#[derive(Clone, Copy, Debug)]
-struct Remembered {
-    position: Option<Position>,
-    mid: Mid,
-    until: Instant,
-}
-
 /// What is answered, and what is to be delivered, unless it was before.
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -90,6 +76,7 @@ impl Store {
             bytes: 0,
             full: LruCache::unbounded(),
             bare: LruCache::unbounded(),
+            beginning: None,
             keys: Keys::default(),
         }
     }
@@ -117,13 +104,16 @@ impl Store {
                 let place = Place::Latest { epoch: Epoch(0), at: 0, version: 0, mid: publish.mid };
                 (None, Some(with_header(place, &publish.body)))
             }
-            Class::Durable => self.use_stream(publish.stream.as_str(), now, |stream, retention| {
-                let (position, entry) = stream.append(publish, retention, now);
-                (Some(position), entry)
-            }),
+            Class::Durable => {
+                let append = |stream: &mut Stream, store: &mut Self| {
+                    let (position, entry) = stream.append(publish, store, now);
+                    (Some(position), entry)
+                };
+                self.use_stream(publish.stream.as_str(), now, append)
+            }
             Class::Latest { field } => {
-                self.use_stream(publish.stream.as_str(), now, |stream, retention| {
-                    (None, Some(stream.replace(publish, field, retention, now, unix)))
+                self.use_stream(publish.stream.as_str(), now, |stream, store| {
+                    (None, Some(stream.replace(publish, field, &store.retention, now, unix)))
                 })
             }
         };
@@ -150,9 +140,9 @@ impl Store {
             return History::default(); // Positions are off: nothing is kept.
         }
         self.expire(now);
-        let history = self.use_stream(stream.as_str(), now, |stream, retention| {
-            stream.head_until = now + retention.position_ttl;
-            let head = stream.head.get_or_insert_with(|| Position { epoch, ..Position::default() });
+        let history = self.use_stream(stream.as_str(), now, |stream, store| {
+            stream.head_until = now + store.retention.position_ttl;
+            let head = stream.head.get_or_insert_with(|| store.begin(epoch));
             let count = head.offset.saturating_sub(after.unwrap_or(u64::MAX));
             let count = usize::try_from(count).unwrap_or(usize::MAX);
             let mut history = History { head: *head, ..History::default() };
@@ -171,10 +161,38 @@ impl Store {
         self.expire(now);
         let name = stream.as_str();
         self.bare.peek(name).or_else(|| self.full.peek(name))?.head?;
-        self.use_stream(stream.as_str(), now, |stream, retention| {
-            stream.head_until = now + retention.position_ttl;
+        self.use_stream(stream.as_str(), now, |stream, store| {
+            stream.head_until = now + store.retention.position_ttl;
             stream.head
         })
+    }
+
+    /// Nobody listens to a stream any more.
+    pub(super) fn vacate(&mut self, stream: &StreamName) {
+        let name = stream.as_str();
+        let begins = |stream: &Stream| {
+            let head = stream.head.filter(|head| head.offset == 0);
+            head.is_some_and(|head| Some(head.epoch) == self.beginning)
+        };
+        if self.bare.peek(name).is_some_and(begins)
+            && let Some(stream) = self.bare.pop(name)
+        {
+            self.bytes -= stream.weight(name);
+        }
+    }
+
+    /// The place before the first publication of a stream.
+    fn begin(&mut self, epoch: Epoch) -> Position {
+        let epoch = *self.beginning.get_or_insert(epoch);
+        Position { epoch, ..Position::default() }
+    }
+
+    /// Nothing is known of a stream any more. Should it begin again, nobody must take that for
+    /// going on.
+    fn forget(&mut self, head: Option<Position>) {
+        if head.is_some_and(|head| head.offset > 0) {
+            self.beginning = None;
+        }
     }
 
     /// Changes a stream, which becomes the youngest one.
@@ -182,7 +200,7 @@ impl Store {
         &mut self,
         name: &str,
         now: Instant,
-        change: impl FnOnce(&mut Stream, &Retention) -> R,
+        change: impl FnOnce(&mut Stream, &mut Self) -> R,
     ) -> R {
         let known = self.bare.pop_entry(name).or_else(|| self.full.pop_entry(name));
         let (name, mut stream) = match known {
@@ -192,8 +210,12 @@ impl Store {
             }
             None => (name.into(), Stream::default()),
         };
+        let known = stream.head;
         stream.expire(now);
-        let result = change(&mut stream, &self.retention);
+        if stream.head.is_none() {
+            self.forget(known);
+        }
+        let result = change(&mut stream, self);
         self.put(name, stream);
         result
     }
@@ -229,6 +251,8 @@ impl Store {
             self.bytes -= stream.weight(&name);
             if stream.content.take().is_some() {
                 self.put(name, stream);
+            } else {
+                self.forget(stream.head);
             }
         }
     }
@@ -239,7 +263,7 @@ impl Stream {
     fn append(
         &mut self,
         publish: &Publish,
-        retention: &Retention,
+        store: &mut Store,
         now: Instant,
     ) -> (Position, Option<Bytes>) {
         let head = match self.head {
@@ -247,9 +271,10 @@ impl Stream {
             Some(head) => head,
             None => {
                 self.clear_log();
-                Position { epoch: publish.epoch, ..Position::default() }
+                store.begin(publish.epoch)
             }
         };
+        let retention = &store.retention;
         let position = Position { epoch: head.epoch, offset: head.offset + 1, mid: publish.mid };
         let entry = with_header(Place::Durable { position, prev: head.mid }, &publish.body);
         let content = self.content.get_or_insert_default();
@@ -369,37 +394,6 @@ impl Content {
     }
 }
 
-impl Keys {
-    fn insert(&mut self, key: Key, remembered: Remembered, bytes_max: usize) {
-        self.bytes += key_weight(&key);
-        self.ages.push_back(key.clone());
-        self.known.insert(key, remembered);
-        while self.bytes > bytes_max && self.forget_oldest() {}
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while let Some(remembered) = self.ages.front().and_then(|key| self.known.get(key))
-            && remembered.until <= now
-        {
-            self.forget_oldest();
-        }
-    }
-
-    /// Whether there was one to forget.
-    fn forget_oldest(&mut self) -> bool {
-        let Some(key) = self.ages.pop_front() else {
-            return false;
-        };
-        self.bytes -= key_weight(&key);
-        self.known.remove(&key);
-        true
-    }
-}
-
-fn key_weight((stream, key): &Key) -> usize {
-    KEY_BYTES + stream.as_str().len() + 2 * key.len()
-}
-
 fn with_header(place: Place, body: &[u8]) -> Bytes {
     [place.header().as_bytes(), body].concat().into()
 }
@@ -413,12 +407,11 @@ const CONTENT_BYTES: usize = 256;
 /// About what an entry takes beside its bytes.
 const ENTRY_BYTES: usize = 64;
 
-/// About what an idempotency key takes beside its bytes.
-const KEY_BYTES: usize = 192;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use realtime_core::id::Mid;
 
     use super::*;
 
@@ -494,7 +487,7 @@ mod tests {
         assert_eq!((history(&store, "room:1"), history(&store, "room:40")), (0, 1));
         assert!(!store.full.is_empty() && !store.bare.is_empty());
         let again = put(&mut store, at(TTL), &publish("room:40", 41, None));
-        assert_eq!((again.epoch, again.offset), (Epoch(40 << 32), 2));
+        assert_eq!((again.epoch, again.offset), (Epoch(1 << 32), 2));
     }
 
     #[test]
@@ -518,6 +511,45 @@ mod tests {
         assert_eq!((next.epoch, next.offset, history(&store, "room")), (Epoch(1 << 32), 2, 1));
         let later = put(&mut store, at(20 * TTL), &publish("room", 3, None));
         assert_eq!((later.epoch, later.offset), (Epoch(3 << 32), 1));
+    }
+
+    #[track_caller]
+    fn place(store: &mut Store, room: &str, epoch: u64, now: Instant) -> (u64, u64) {
+        let stream = StreamName::room(room).unwrap();
+        let head = store.read(&stream, Epoch(epoch), None, now).head;
+        (head.epoch.0, head.offset)
+    }
+
+    #[test]
+    fn a_vacated_stream_to_which_nothing_was_published_takes_nothing_and_is_where_it_was() {
+        let mut store = store(1 << 20);
+        assert_eq!(place(&mut store, "quiet", 1, at(TTL)), (1, 0));
+        assert_eq!(store.head(&StreamName::room("quiet").unwrap(), at(TTL)).unwrap().offset, 0);
+        put(&mut store, at(TTL), &publish("busy", 2, None));
+        store.expire(at(3 * TTL)); // Nothing is left of its history.
+        for room in ["quiet", "busy", "never seen"] {
+            store.vacate(&StreamName::room(room).unwrap());
+        }
+        assert_eq!(store.bare.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["busy"]);
+        assert_eq!(store.bytes, weight(&store));
+        assert_eq!(place(&mut store, "quiet", 3, at(3 * TTL)), (1, 0));
+        assert_eq!(place(&mut store, "busy", 3, at(3 * TTL)), (1, 1));
+    }
+
+    #[test]
+    fn a_stream_of_which_publications_were_forgotten_begins_elsewhere() {
+        let mut expiring = store(1 << 20);
+        put(&mut expiring, at(Duration::ZERO), &publish("room", 1, None));
+        assert_eq!(place(&mut expiring, "quiet", 2, at(TTL)), (1 << 32, 0));
+        assert_eq!(place(&mut expiring, "room", 3, at(10 * TTL)), (3, 0));
+        assert_eq!(place(&mut expiring, "new", 4, at(10 * TTL)), (3, 0));
+        assert_eq!(place(&mut expiring, "quiet", 5, at(10 * TTL)), (1 << 32, 0), "it is known");
+        let mut small = store(1_000);
+        put(&mut small, at(TTL), &publish("room", 1, None));
+        for number in 0..10 {
+            place(&mut small, &format!("room:{number}"), 2, at(TTL));
+        }
+        assert_eq!(place(&mut small, "room", 3, at(TTL)), (2, 0));
     }
 
     #[test]
