@@ -137,11 +137,11 @@ fn bucket(tick: u64) -> u16 {
     u16::try_from(tick % BUCKETS as u64).expect("there are fewer than 2^16 buckets")
 }
 
-/// A tick is 2^25 ns, 33.6 ms.
-const TICK_BITS: u32 = 25;
+/// A tick is 2^27 ns, 134 ms.
+const TICK_BITS: u32 = 27;
 
 /// About 137 s a turn.
-const BUCKETS: usize = 1 << 12;
+const BUCKETS: usize = 1 << 10;
 
 /// The bucket of an index that nothing is pending for.
 const IDLE: u16 = u16::MAX;

@@ -18,7 +18,7 @@ fn a_token_that_expires_is_told_and_then_closed() {
     assert_eq!(
         without_pings(bed.pass(401)),
         [
-            r#"340 send 0 {"type":"system:token_expiring","payload":{"expires_in_ms":59993}}"#,
+            r#"340 send 0 {"type":"system:token_expiring","payload":{"expires_in_ms":59893}}"#,
             "400 close 0 TokenExpired",
             "400 vacated all",
             "400 vacated user:ann",
