@@ -63,6 +63,8 @@ pub(crate) struct Client {
     /// Bytes of a frame that is not complete yet; owns nothing while there are none.
     rest: Vec<u8>,
     pub(crate) places: Places,
+    /// How long it was asked to wait before it comes back.
+    pub(crate) back_after: Option<Duration>,
 }
 
 /// How far a client has come.
@@ -155,6 +157,7 @@ impl Client {
             stage: Stage::Connecting,
             rest: Vec::new(),
             places,
+            back_after: None,
         })
     }
 
@@ -272,6 +275,9 @@ impl Client {
                 note_answer(&mut self.places.room, text, tally);
             }
             b"system:resync" => tally.missed += 1,
+            b"system:reconnect" => {
+                self.back_after = wire::number(text, "after_ms").map(Duration::from_millis);
+            }
             b"system:error" => {
                 return Err(io::Error::other(String::from_utf8_lossy(text).into_owned()));
             }

@@ -243,9 +243,11 @@ impl Swarm {
         let Some(client) = self.clients[index].take() else { return };
         match stage {
             Stage::Leaving => {
+                let Some(pause) = client.back_after else {
+                    self.tally.ended += 1; // It was sent away without a word.
+                    return;
+                };
                 self.tally.returned += 1;
-                // Spread as the service would ask for: up to a second.
-                let pause = Duration::from_millis(u64::from(client.number) * 7 % 1_000);
                 self.away.push((Instant::now() + pause, client.number, client.places));
             }
             Stage::Joined => self.tally.ended += 1,
