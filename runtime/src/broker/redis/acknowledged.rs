@@ -41,6 +41,8 @@ struct List {
     numberings: LruCache<Numbering, Last>,
     /// Too many have come at once for all of them to be remembered.
     overflowed: bool,
+    /// Something was acknowledged, or looked for, since a server was gone.
+    is_fresh: bool,
 }
 
 /// A numbering of a stream, at a server that has shown that it has it. One that was given up is
@@ -73,7 +75,8 @@ impl Acknowledged {
         scripts: Arc<Scripts>,
         numberings_max: usize,
     ) -> Self {
-        let list = List { numberings: LruCache::unbounded(), overflowed: false };
+        let numberings = LruCache::unbounded();
+        let list = List { numberings, overflowed: false, is_fresh: false };
         let (clock, list) = (Clock::new(), Mutex::new(list));
         Self { names, position_ttl, scripts, clock, numberings_max, list }
     }
@@ -93,14 +96,18 @@ impl Acknowledged {
         }
     }
 
-    /// The server is gone: what is old now is not looked for at the next one, whenever that comes.
+    /// The server is gone: what is old now is not looked for at the next one, whenever that comes,
+    /// and however often the same one comes back meanwhile without taking anything, as a replica.
     pub(super) fn server_is_gone(&self) {
         let now = self.clock.now();
-        self.list().forget_before(now);
+        let mut list = self.list();
+        if std::mem::take(&mut list.is_fresh) {
+            list.forget_before(now);
+        }
     }
 
     /// What the server `run_id` has not shown to have; of each stream the newest numbering first,
-    /// which has the highest offsets.
+    /// which mostly has the highest offsets.
     pub(super) fn wanted(&self, run_id: RunId) -> Vec<Wanted> {
         if planted!("look for nothing at another server") {
             return Vec::new();
@@ -171,6 +178,7 @@ impl List {
             last.position = known.position;
         }
         self.numberings.put(of, last);
+        self.is_fresh = true;
     }
 
     fn forget_before(&mut self, now: Instant) {
@@ -186,7 +194,7 @@ impl List {
 /// be found out a few seconds late.
 const REMEMBERED: Duration = Duration::from_secs(40);
 
-/// Numberings that are looked for in one command: less than a millisecond of Redis' time.
+/// Numberings that are looked for in one command, and may have to be given up in it.
 const NUMBERINGS_PER_COMMAND: usize = 256;
 
 #[cfg(test)]
@@ -285,6 +293,18 @@ mod tests {
         acknowledged.server_is_gone();
         tokio::time::advance(REMEMBERED * 10).await; // Until another one comes.
         assert_eq!(wanted(&acknowledged, 2), [at("event:2", 1, 1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_comes_back_and_takes_nothing_makes_nobody_forget() {
+        let acknowledged = acknowledged(10);
+        acknowledged.add(stream("event:1"), position(1, 1), 1);
+        for _ in 0..10 {
+            acknowledged.server_is_gone();
+            assert_eq!(wanted(&acknowledged, 1), []);
+            tokio::time::advance(REMEMBERED / 4).await;
+        }
+        assert_eq!(wanted(&acknowledged, 2), [at("event:1", 1, 1)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -437,7 +437,8 @@ impl Keeper {
             }
             for (batch, command) in self.acknowledged.commands(&wanted) {
                 lost += count(&mut connection, &command).await.inspect_err(|reason| {
-                    tracing::warn!(reason, "what redis acknowledged of late can't be looked for");
+                    let what = "what redis acknowledged of late can't be looked for";
+                    tracing::warn!(reason, lost, numberings, what);
                 })?;
                 self.acknowledged.settled(batch, run_id);
                 numberings += batch.len();
@@ -446,7 +447,7 @@ impl Keeper {
         if lost > 0 {
             tracing::warn!(lost, numberings, "redis has lost acknowledged publications of streams");
         } else if numberings > 0 {
-            tracing::info!(numberings, "redis has what it acknowledged of late");
+            tracing::info!(numberings, "what redis acknowledged of late was looked for");
         }
         Ok(())
     }

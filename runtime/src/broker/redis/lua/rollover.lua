@@ -47,8 +47,8 @@ local function was_at(log, epoch, offset, mid, known_epoch, known_offset, known_
   return nil
 end
 
--- Gives a numbering up that has lost entries, and tells who listens. Offsets go on behind all that
--- there have been. Answer: epoch, offset, mid
+-- Gives a numbering up that has lost entries, and tells who listens. Offsets go on behind those
+-- that are known. Answer: epoch, offset, mid
 local function roll_over(meta, log, channel, epoch, offset, known_offset, ttl)
   if tonumber(known_offset) > tonumber(offset) then
     offset = known_offset
