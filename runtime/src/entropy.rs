@@ -33,12 +33,14 @@ pub fn fresh_epoch(clock: Clock) -> Epoch {
 /// `epoch`, or one like it that began after `known`, whose instance may have a clock that is ahead.
 pub fn epoch_after(known: Epoch, epoch: Epoch) -> Epoch {
     let time = (epoch.0 >> EPOCH_RANDOM_BITS).max((known.0 >> EPOCH_RANDOM_BITS) + 1);
-    let random = epoch.0 & ((1 << EPOCH_RANDOM_BITS) - 1);
-    Epoch((time << EPOCH_RANDOM_BITS) | random)
+    Epoch((time << EPOCH_RANDOM_BITS) | (epoch.0 & EPOCH_RANDOM))
 }
 
 /// The lower bits of an epoch; the 42 above hold milliseconds until the year 2109.
 const EPOCH_RANDOM_BITS: u32 = 22;
+
+/// All of the lower bits of an epoch.
+pub const EPOCH_RANDOM: u64 = (1 << EPOCH_RANDOM_BITS) - 1;
 
 #[cfg(test)]
 mod tests {

@@ -281,7 +281,13 @@ impl Drop for Items {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.subscribers.remove(&self.id);
-        state.audiences.retain(|(_, id)| *id != self.id);
+        let State { store, audiences, .. } = &mut *state;
+        let left: Vec<_> = audiences.extract_if(.., |(_, id)| *id == self.id).collect();
+        for (stream, _) in left {
+            if audience(audiences, &stream).next().is_none() {
+                store.vacate(&stream);
+            }
+        }
     }
 }
 

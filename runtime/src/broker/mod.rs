@@ -32,9 +32,9 @@ pub trait Broker: fmt::Debug + Send + Sync {
     fn publish(&self, request: Publish) -> BrokerFuture<'_, Result<Published, PublishError>>;
 
     /// Reads where a stream is, and what of its history comes after the offset `after`; nothing of
-    /// it without one. Creates its numbering with `epoch` when it has none. The same when it shows
-    /// that it can't have been at `known`, a place of this numbering or of a later one: then it has
-    /// lost some, and everybody who listens to it is told.
+    /// it without one. Begins a numbering, for which `epoch` is, when it has none. The same when it
+    /// shows that it can't have been at `known`, a place of this numbering or of a later one: then
+    /// it has lost some, and everybody who listens to it is told.
     fn read(
         &self,
         stream: StreamName,
@@ -73,7 +73,7 @@ pub struct Publish {
     pub stream: StreamName,
     /// Names the publication. A retry of the same call has the same one.
     pub mid: Mid,
-    /// Used if the stream has no numbering yet.
+    /// For a numbering that begins, if one does.
     pub epoch: Epoch,
     /// `realtime_core::entry::Body`, encoded.
     pub body: Bytes,

@@ -14,7 +14,11 @@ use realtime_core::{
 };
 
 use super::keys::{Keys, Remembered};
-use crate::broker::{Class, LATEST_VALUES_MAX, Publish, PublishError, Published, Retention};
+use crate::{
+    broker::{Class, LATEST_VALUES_MAX, Publish, PublishError, Published, Retention},
+    entropy,
+    fnv::fnv1a,
+};
 
 /// Everything that is kept, within `bytes_max`.
 #[derive(Debug)]
@@ -29,13 +33,15 @@ pub(super) struct Store {
     /// Streams of which nothing is known but where they are. The names are copies: many streams are
     /// here long after everybody has gone, and what else was allocated beside a name is given back.
     bare: LruCache<Box<str>, Stream>,
-    /// The epoch in which streams begin, so that one to which nothing was ever published need not
-    /// be remembered. Another one follows as soon as nothing is left of a stream that had some.
+    /// What the epochs are made from in which streams begin, so that one to which nothing was ever
+    /// published need not be remembered. Something else follows as soon as nothing is left of a
+    /// stream that began like that and had publications.
     beginning: Option<Epoch>,
     keys: Keys,
 }
 
-/// One stream. Most have nothing but a head: one for each user who was here in a day.
+/// One stream. Most have nothing but a head: one for each user who is here, or who was sent
+/// something in a day.
 #[derive(Debug, Default)]
 struct Stream {
     head: Option<Position>,
@@ -140,9 +146,10 @@ impl Store {
             return History::default(); // Positions are off: nothing is kept.
         }
         self.expire(now);
-        let history = self.use_stream(stream.as_str(), now, |stream, store| {
+        let name = stream.as_str();
+        let history = self.use_stream(name, now, |stream, store| {
             stream.head_until = now + store.retention.position_ttl;
-            let head = stream.head.get_or_insert_with(|| store.begin(epoch));
+            let head = stream.head.get_or_insert_with(|| store.begin(name, epoch));
             let count = head.offset.saturating_sub(after.unwrap_or(u64::MAX));
             let count = usize::try_from(count).unwrap_or(usize::MAX);
             let mut history = History { head: *head, ..History::default() };
@@ -170,11 +177,8 @@ impl Store {
     /// Nobody listens to a stream any more.
     pub(super) fn vacate(&mut self, stream: &StreamName) {
         let name = stream.as_str();
-        let begins = |stream: &Stream| {
-            let head = stream.head.filter(|head| head.offset == 0);
-            head.is_some_and(|head| Some(head.epoch) == self.beginning)
-        };
-        if self.bare.peek(name).is_some_and(begins)
+        let head = self.bare.peek(name).and_then(|stream| stream.head);
+        if head.is_some_and(|head| head.offset == 0 && self.is_present(name, head))
             && let Some(stream) = self.bare.pop(name)
         {
             self.bytes -= stream.weight(name);
@@ -182,15 +186,20 @@ impl Store {
     }
 
     /// The place before the first publication of a stream.
-    fn begin(&mut self, epoch: Epoch) -> Position {
-        let epoch = *self.beginning.get_or_insert(epoch);
-        Position { epoch, ..Position::default() }
+    fn begin(&mut self, name: &str, epoch: Epoch) -> Position {
+        let beginning = *self.beginning.get_or_insert_with(|| mixed(epoch, name));
+        Position { epoch: mixed(beginning, name), ..Position::default() }
+    }
+
+    /// Whether a stream that begins now begins in this epoch.
+    fn is_present(&self, name: &str, head: Position) -> bool {
+        self.beginning.is_some_and(|beginning| mixed(beginning, name) == head.epoch)
     }
 
     /// Nothing is known of a stream any more. Should it begin again, nobody must take that for
     /// going on.
-    fn forget(&mut self, head: Option<Position>) {
-        if head.is_some_and(|head| head.offset > 0) {
+    fn forget(&mut self, name: &str, head: Option<Position>) {
+        if head.is_some_and(|head| head.offset > 0 && self.is_present(name, head)) {
             self.beginning = None;
         }
     }
@@ -213,7 +222,7 @@ impl Store {
         let known = stream.head;
         stream.expire(now);
         if stream.head.is_none() {
-            self.forget(known);
+            self.forget(&name, known);
         }
         let result = change(&mut stream, self);
         self.put(name, stream);
@@ -252,7 +261,7 @@ impl Store {
             if stream.content.take().is_some() {
                 self.put(name, stream);
             } else {
-                self.forget(stream.head);
+                self.forget(&name, stream.head);
             }
         }
     }
@@ -271,7 +280,7 @@ impl Stream {
             Some(head) => head,
             None => {
                 self.clear_log();
-                store.begin(publish.epoch)
+                store.begin(publish.stream.as_str(), publish.epoch)
             }
         };
         let retention = &store.retention;
@@ -394,6 +403,12 @@ impl Content {
     }
 }
 
+/// An epoch of the same time that differs from stream to stream: a client must not take a place in
+/// one for a place in another. Twice mixed is not mixed.
+fn mixed(Epoch(epoch): Epoch, name: &str) -> Epoch {
+    Epoch(epoch ^ (fnv1a(name.as_bytes()) & entropy::EPOCH_RANDOM))
+}
+
 fn with_header(place: Place, body: &[u8]) -> Bytes {
     [place.header().as_bytes(), body].concat().into()
 }
@@ -408,168 +423,4 @@ const CONTENT_BYTES: usize = 256;
 const ENTRY_BYTES: usize = 64;
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use realtime_core::id::Mid;
-
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(600);
-    const UNIX: UnixMillis = UnixMillis(1_700_000_000_000);
-
-    fn store(bytes_max: usize) -> Store {
-        let retention = Retention {
-            user_entries_max: 2,
-            room_entries_max: 100,
-            bytes_max: 10_000,
-            history_ttl: TTL,
-            position_ttl: 10 * TTL,
-            latest_ttl: TTL,
-            idempotency_ttl: TTL / 2,
-        };
-        Store::new(retention, bytes_max)
-    }
-
-    fn publish(room: &str, mid: u64, key: Option<&str>) -> Publish {
-        Publish {
-            stream: StreamName::room(room).unwrap(),
-            mid: Mid(mid),
-            epoch: Epoch(mid << 32),
-            body: Bytes::from(vec![b'x'; 500]),
-            class: Class::Durable,
-            idempotency_key: key.map(Into::into),
-        }
-    }
-
-    fn at(elapsed: Duration) -> Instant {
-        Instant(0) + elapsed
-    }
-
-    #[track_caller]
-    fn put(store: &mut Store, now: Instant, publish: &Publish) -> Position {
-        store.publish(publish, now, UNIX).unwrap().answer.position.unwrap()
-    }
-
-    fn history(store: &Store, room: &str) -> usize {
-        let content = store.full.peek(room);
-        content.and_then(|stream| stream.content.as_ref()).map_or(0, |content| content.log.len())
-    }
-
-    /// What the streams weigh, counted anew.
-    fn weight(store: &Store) -> usize {
-        let streams = store.full.iter().chain(&store.bare);
-        streams.map(|(name, stream)| stream.weight(name)).sum()
-    }
-
-    #[test]
-    fn histories_are_trimmed_by_entries_and_by_bytes() {
-        let mut store = store(1 << 20);
-        for mid in 1..=100 {
-            put(&mut store, at(TTL), &publish("user:1", mid, None));
-            put(&mut store, at(TTL), &publish("room", mid, None));
-        }
-        assert_eq!(history(&store, "user:1"), 2);
-        let (_, newest) = store.full.iter().next().unwrap();
-        let entry_bytes = newest.content.as_ref().unwrap().log[0].len();
-        assert_eq!(history(&store, "room"), 10_000 / entry_bytes);
-        assert_eq!(store.bytes, weight(&store));
-    }
-
-    #[test]
-    fn the_oldest_histories_go_first_and_positions_only_after_all_of_them() {
-        let mut store = store(20_000);
-        for mid in 1..=40 {
-            put(&mut store, at(TTL), &publish(&format!("room:{mid}"), mid, None));
-            assert!(store.bytes <= 20_000);
-            assert_eq!(store.bytes, weight(&store));
-        }
-        assert_eq!((history(&store, "room:1"), history(&store, "room:40")), (0, 1));
-        assert!(!store.full.is_empty() && !store.bare.is_empty());
-        let again = put(&mut store, at(TTL), &publish("room:40", 41, None));
-        assert_eq!((again.epoch, again.offset), (Epoch(1 << 32), 2));
-    }
-
-    #[test]
-    fn what_has_outlived_its_time_is_forgotten_even_when_nobody_asks_for_it() {
-        let mut store = store(1 << 20);
-        put(&mut store, at(Duration::ZERO), &publish("room", 1, Some("key")));
-        store.expire(at(TTL));
-        assert_eq!((store.full.len(), store.bare.len()), (0, 1));
-        assert!(store.keys.known.is_empty() && store.keys.ages.is_empty());
-        assert_eq!(store.keys.bytes, 0);
-        store.expire(at(10 * TTL));
-        assert!(store.full.is_empty() && store.bare.is_empty());
-        assert_eq!(store.bytes, 0);
-    }
-
-    #[test]
-    fn an_expired_history_keeps_its_numbering_and_an_expired_numbering_begins_anew() {
-        let mut store = store(1 << 20);
-        put(&mut store, at(Duration::ZERO), &publish("room", 1, None));
-        let next = put(&mut store, at(TTL), &publish("room", 2, None));
-        assert_eq!((next.epoch, next.offset, history(&store, "room")), (Epoch(1 << 32), 2, 1));
-        let later = put(&mut store, at(20 * TTL), &publish("room", 3, None));
-        assert_eq!((later.epoch, later.offset), (Epoch(3 << 32), 1));
-    }
-
-    #[track_caller]
-    fn place(store: &mut Store, room: &str, epoch: u64, now: Instant) -> (u64, u64) {
-        let stream = StreamName::room(room).unwrap();
-        let head = store.read(&stream, Epoch(epoch), None, now).head;
-        (head.epoch.0, head.offset)
-    }
-
-    #[test]
-    fn a_vacated_stream_to_which_nothing_was_published_takes_nothing_and_is_where_it_was() {
-        let mut store = store(1 << 20);
-        assert_eq!(place(&mut store, "quiet", 1, at(TTL)), (1, 0));
-        assert_eq!(store.head(&StreamName::room("quiet").unwrap(), at(TTL)).unwrap().offset, 0);
-        put(&mut store, at(TTL), &publish("busy", 2, None));
-        store.expire(at(3 * TTL)); // Nothing is left of its history.
-        for room in ["quiet", "busy", "never seen"] {
-            store.vacate(&StreamName::room(room).unwrap());
-        }
-        assert_eq!(store.bare.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["busy"]);
-        assert_eq!(store.bytes, weight(&store));
-        assert_eq!(place(&mut store, "quiet", 3, at(3 * TTL)), (1, 0));
-        assert_eq!(place(&mut store, "busy", 3, at(3 * TTL)), (1, 1));
-    }
-
-    #[test]
-    fn a_stream_of_which_publications_were_forgotten_begins_elsewhere() {
-        let mut expiring = store(1 << 20);
-        put(&mut expiring, at(Duration::ZERO), &publish("room", 1, None));
-        assert_eq!(place(&mut expiring, "quiet", 2, at(TTL)), (1 << 32, 0));
-        assert_eq!(place(&mut expiring, "room", 3, at(10 * TTL)), (3, 0));
-        assert_eq!(place(&mut expiring, "new", 4, at(10 * TTL)), (3, 0));
-        assert_eq!(place(&mut expiring, "quiet", 5, at(10 * TTL)), (1 << 32, 0), "it is known");
-        let mut small = store(1_000);
-        put(&mut small, at(TTL), &publish("room", 1, None));
-        for number in 0..10 {
-            place(&mut small, &format!("room:{number}"), 2, at(TTL));
-        }
-        assert_eq!(place(&mut small, "room", 3, at(TTL)), (2, 0));
-    }
-
-    #[test]
-    fn idempotency_keys_take_no_more_than_a_quarter() {
-        let mut store = store(40_000);
-        for mid in 1..=100 {
-            put(&mut store, at(TTL), &publish("room", mid, Some(&format!("key {mid}"))));
-            assert!(store.keys.bytes <= 10_000);
-        }
-        assert_eq!(store.keys.known.len(), store.keys.ages.len());
-        let newest = publish("room", 101, Some("key 100"));
-        assert!(store.publish(&newest, at(TTL), UNIX).unwrap().answer.duplicate_of.is_some());
-        let oldest = publish("room", 102, Some("key 1"));
-        let again = store.publish(&oldest, at(TTL), UNIX).unwrap();
-        assert!(again.answer.duplicate_of.is_none());
-    }
-
-    #[test]
-    fn a_message_that_can_never_be_kept_is_refused() {
-        let refused = store(400).publish(&publish("room", 1, None), at(TTL), UNIX);
-        assert!(matches!(refused, Err(PublishError::Unavailable(_))));
-    }
-}
+mod tests;
