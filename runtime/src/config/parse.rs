@@ -301,10 +301,10 @@ fn web_socket(env: &Reader<'_>, system: &System) -> Result<WsConfig, ConfigError
         outbox_bytes_max: env.bytes("WS_OUTBOX_BYTES", 1 << 10..=MIB << 10)?,
         outbox_total_bytes_max: env.bytes("OUTBOX_TOTAL_BYTES", 1 << 10..=MIB << 16)?,
     };
-    if config.pong_timeout <= config.ping_interval {
+    if config.pong_timeout < config.ping_interval + PINGED_LATE {
         let accepted = format!(
-            "accepted is more than WS_PING_INTERVAL, {:?}: a peer must be pinged before it is \
-             given up",
+            "accepted is at least {PINGED_LATE:?} more than WS_PING_INTERVAL, {:?}: a peer must be \
+             pinged before it is given up",
             config.ping_interval
         );
         let name = if env.given("WS_PONG_TIMEOUT").is_none() && env.given("WS_PONG_WAIT").is_some()
@@ -321,6 +321,9 @@ fn web_socket(env: &Reader<'_>, system: &System) -> Result<WsConfig, ConfigError
     }
     Ok(config)
 }
+
+/// Pings wait for others that are due in the same tick of the wheel, and pongs for the network.
+const PINGED_LATE: Duration = Duration::from_millis(300);
 
 /// `WS_PONG_WAIT` is what the variable used to be called.
 fn pong_timeout(env: &Reader<'_>) -> Result<Duration, ConfigError> {
