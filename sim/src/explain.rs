@@ -63,6 +63,9 @@ pub(crate) fn tier2(plan: &tier2::plan::Plan) -> String {
         seconds(plan.end_ms),
     );
     text.push_str(&limits(plan.knobs.iter().map(|(name, value)| format!("{name}={value}"))));
+    let ahead = plan.clocks_ms.iter().map(|(host, ms)| format!("{host} by {ms} ms"));
+    let ahead: Vec<_> = ahead.collect();
+    text.push_str(&format!("clocks that are ahead: {}\n", some(&ahead.join(", "))));
     text.push_str(&format!("\n{}\n", count(plan.clients.len(), "client")));
     for (number, client) in plan.clients.iter().enumerate() {
         text.push_str(&format!(

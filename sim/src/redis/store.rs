@@ -92,6 +92,13 @@ impl Redis {
         }
     }
 
+    /// How many connections are subscribed to which channel.
+    pub fn audiences(&self) -> Vec<(Bytes, usize)> {
+        let store = self.store.borrow();
+        let audience = |(channel, of): (&Bytes, &BTreeSet<u64>)| (channel.clone(), of.len());
+        store.channels.iter().map(audience).filter(|(_, count)| *count > 0).collect()
+    }
+
     /// A copy of all keys, for a fail-over to a replica that lags behind.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot(self.store.borrow().keys.clone())

@@ -52,6 +52,7 @@ fn plan(pods: usize, clients: usize, seconds: u64) -> Plan {
         knobs: Vec::new(),
         clients: (0..clients).map(client).collect(),
         publishes: (0..count).map(publish).collect(),
+        clocks_ms: Vec::new(),
         faults: Vec::new(),
         quiet_ms: end_ms - 5_000,
         last_ms: end_ms - 2_000,

@@ -207,6 +207,7 @@ pub(crate) fn shrink(mut plan: Plan, arguments: &Arguments, output: &Path) -> Re
     plan = smaller(plan, &fails, |plan| &mut plan.publishes)?;
     plan = smaller(plan, &fails, |plan| &mut plan.clients)?;
     plan = smaller(plan, &fails, |plan| &mut plan.knobs)?;
+    plan = smaller(plan, &fails, |plan| &mut plan.clocks_ms)?;
     plan = smaller(plan, &fails, |plan| &mut plan.faults)?;
     fs::write(output, write(&plan)).map_err(|error| error.to_string())?;
     let (faults, publishes) = (plan.faults.len(), plan.publishes.len());

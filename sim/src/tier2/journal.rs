@@ -24,6 +24,8 @@ pub(super) struct Journal {
     pub(super) probes: Vec<Probe>,
     /// What each instance said in the end of itself, and what of all.
     pub(super) stats: Vec<[GetConnectionStatsResponse; 2]>,
+    /// When clients read nothing: which connection, from when, until when.
+    pub(super) naps: Vec<(usize, u64, u64)>,
     /// When which instance was told to stop.
     pub(super) stops: Vec<(u64, usize)>,
     /// What must not be, whatever else happens.

@@ -3,9 +3,11 @@
 
 use realtime_core::{id::ConnectionId, time::Instant};
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     journal::{Answer, Call, Journal, Probe, Session, Word},
-    plan::{Data, Fault, Plan},
+    plan::{CLIENT_HOSTS_MAX, Data, Fault, Plan, client_name},
     truth::{Facts, marker},
 };
 use crate::{
@@ -36,6 +38,8 @@ pub(super) fn judge(plan: &Plan, journal: &Journal, facts: &mut Facts) -> Vec<St
     wrong.extend(readiness(plan, journal));
     wrong.extend(gauges(plan, journal));
     wrong.extend(drains(journal));
+    wrong.extend(interest(plan, journal, facts, &listeners));
+    wrong.extend(peers(plan, journal));
     wrong
 }
 
@@ -52,10 +56,12 @@ impl Plan {
     }
 
     fn rules(&self) -> Rules {
-        let sets_back = self
-            .faults
-            .iter()
-            .any(|(_, fault)| matches!(fault, Fault::CrashRedis { data: Data::Older, .. }));
+        // A numbering that begins in the place of a lost one comes from the clock of whoever needs it.
+        let clocks_differ = !self.clocks_ms.is_empty();
+        let sets_back = self.faults.iter().any(|(_, fault)| match fault {
+            Fault::CrashRedis { data: Data::Older, .. } => true,
+            fault => clocks_differ && fault.loses_data(),
+        });
         let off = |(knob, value): &(String, String)| knob == "HISTORY_SIZE" && value == "0";
         let positions = !self.knobs.iter().any(off);
         Rules { positions, sets_back, is_complete: false, recovers: None, marker }
@@ -231,7 +237,13 @@ fn rollbacks(plan: &Plan, journal: &Journal, facts: &Facts) -> Vec<String> {
         facts.truth.place(facts.truth.find(&call.stream)?, &answer.message_id)
     });
     let kept = rollback::kept(&facts.truth, |stream| facts.heads.get(&stream).copied(), places);
-    let is_end = |(_, fault): &&(u64, Fault)| matches!(fault, Fault::CrashRedis { .. });
+    // A numbering that begins in the place of one that was evicted is taken for an older one if the
+    // clock that it comes from is behind.
+    let clocks_differ = !plan.clocks_ms.is_empty();
+    let is_end = |(_, fault): &&(u64, Fault)| match fault {
+        Fault::Evict { .. } => clocks_differ,
+        fault => matches!(fault, Fault::CrashRedis { .. }),
+    };
     let ends = u32::try_from(plan.faults.iter().filter(is_end).count()).unwrap_or(u32::MAX);
     let rollovers = facts.rollovers.iter().map(|(stream, count)| (*stream, *count));
     let once = rollback::once(&facts.truth, rollovers, ends);
@@ -305,6 +317,85 @@ fn drains(journal: &Journal) -> Vec<String> {
     let untold = untold.map(|(number, _)| format!("drain: session {number} goes without a word"));
     ready.chain(untold).collect()
 }
+
+/// In the end Redis has a subscription for each instance with members, and none for an instance that
+/// never had any: those of members that have left linger for longer than a run lasts.
+fn interest(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener]) -> Vec<String> {
+    // Redis does not find out that a connection is gone whose other end can't tell, and a client
+    // does not know where it was let in if it never heard of it.
+    let strands = |(_, fault): &(u64, Fault)| {
+        matches!(fault, Fault::Cut { .. } | Fault::CutOneWay { .. } | Fault::PowerLoss { .. })
+    };
+    if plan.faults.iter().any(strands) || journal.failed_connects > 0 {
+        return Vec::new();
+    }
+    let mut members: BTreeMap<String, [BTreeSet<usize>; 2]> = BTreeMap::new();
+    for (listener, session) in listeners.iter().zip(&journal.sessions) {
+        let client = &plan.clients[session.client];
+        let own = session.user.as_ref().map(|user| format!("user:{user}"));
+        let names = own.into_iter().chain(["all".to_owned()]).chain(client.rooms.clone());
+        for name in names {
+            let stream = facts.truth.find(&name);
+            let [now, ever] = members.entry(name).or_default();
+            ever.insert(session.pod);
+            let is_in = stream.is_some_and(|of| listener.session.streams.contains_key(&of));
+            if session.closed.is_none() && is_in {
+                now.insert(session.pod);
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    for (stream, subscribed) in &facts.audiences {
+        let name = facts.truth.name(*stream);
+        let [now, ever] = members.remove(name).unwrap_or_default().map(|pods| pods.len());
+        if !(now..=ever).contains(subscribed) {
+            let what = format!("{now} instances have members, {ever} had, {subscribed} subscribe");
+            wrong.push(format!("interest: {name}: {what}"));
+        }
+    }
+    let lacking = members.into_iter().filter(|(_, [now, _])| !now.is_empty());
+    wrong.extend(lacking.map(|(name, _)| format!("interest: nobody subscribes to {name}")));
+    wrong
+}
+
+/// Who is silent for too long is closed, and nobody else is for that.
+fn peers(plan: &Plan, journal: &Journal) -> Vec<String> {
+    let is_cut = |session: &Session| {
+        let host = client_name(session.client % CLIENT_HOSTS_MAX);
+        plan.faults.iter().any(|(_, fault)| {
+            matches!(fault, Fault::Cut { a, .. } | Fault::Hold { a, .. } if *a == host)
+        })
+    };
+    let mut wrong = Vec::new();
+    for (number, session) in journal.sessions.iter().enumerate() {
+        if is_cut(session) {
+            continue;
+        }
+        let mut naps = journal.naps.iter().filter(|(of, _, _)| *of == number).peekable();
+        if session.code == Some(SILENT) && naps.peek().is_none() {
+            wrong.push(format!(
+                "peers: session {number} was closed for silence, and was not silent"
+            ));
+        }
+        for (_, from_us, until_us) in naps {
+            let is_long = until_us - from_us >= SILENCE_US;
+            let is_closed = session.closed.is_some_and(|at_us| at_us < until_us + NOTICED_LATE_US);
+            if is_long && !is_closed && until_us + NOTICED_LATE_US < plan.end_ms * 1_000 {
+                wrong.push(format!("peers: session {number} was silent from {from_us} us on"));
+            }
+        }
+    }
+    wrong
+}
+
+/// The code for peers that say nothing.
+const SILENT: u16 = 4408;
+
+/// Nobody may be silent for so long: the pong timeout, and what timers and the network add.
+const SILENCE_US: u64 = 5_400_000;
+
+/// By then a client that reads again has found out that it was closed.
+const NOTICED_LATE_US: u64 = 2_000_000;
 
 /// What publishers hear of what was certainly not published.
 const CERTAIN: &str = "Unavailable: not published";

@@ -7,6 +7,7 @@
 pub(crate) mod bench;
 pub(crate) mod cli;
 mod client;
+mod clocks;
 mod host;
 mod journal;
 mod judge;

@@ -20,6 +20,9 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     /// What is published.
     pub publishes: Vec<PublishPlan>,
+    /// How far the wall clocks of hosts are ahead, by name.
+    #[serde(default)]
+    pub clocks_ms: Vec<(String, i64)>,
     /// What goes wrong, with the time.
     pub faults: Vec<(u64, Fault)>,
     /// From here on nothing goes wrong and everybody behaves.
@@ -252,6 +255,10 @@ pub fn pod_name(pod: usize) -> String {
     format!("pod{pod}")
 }
 
+/// Hosts of clients, which share them when they are more; plans of seeds have fewer. Each tick
+/// looks at the links between all hosts: with a thousand of them a minute takes more than seven.
+pub const CLIENT_HOSTS_MAX: usize = 8;
+
 /// The name of a client's host.
 pub fn client_name(client: usize) -> String {
     format!("client{client}")
@@ -277,6 +284,7 @@ impl Plan {
             knobs,
             clients,
             publishes: publishes(seed, pods),
+            clocks_ms: clocks(&mut labelled(seed, "tier2/clocks"), pods),
             faults: faults(&mut labelled(seed, "tier2/faults"), pods, count),
             quiet_ms: QUIET_MS,
             last_ms: LAST_MS,
@@ -318,6 +326,18 @@ fn client(seed: u64, number: usize) -> ClientPlan {
     let habit = *pick(&mut rng, &HABITS);
     let at_ms = 300 + rng.below(2_000);
     ClientPlan { user, at_ms, rooms, habit, since: rng.below(3) > 0 }
+}
+
+/// In some plans the clocks of instances and of Redis differ by less than a second, or by minutes.
+fn clocks(rng: &mut Rng, pods: usize) -> Vec<(String, i64)> {
+    let most_ms: i64 = match rng.below(6) {
+        0 => 1_000,
+        1 => 600_000,
+        _ => return Vec::new(),
+    };
+    let hosts = (0..pods).map(pod_name).chain(["redis".to_owned()]);
+    let mut ahead_ms = || rng.below(2 * most_ms.unsigned_abs()).cast_signed() - most_ms;
+    hosts.map(|host| (host, ahead_ms())).collect()
 }
 
 /// In some plans many come at once, to the same room.

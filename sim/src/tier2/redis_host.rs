@@ -119,6 +119,11 @@ impl Server {
         &self.published
     }
 
+    /// How many connections are subscribed to which channel.
+    pub(super) fn audiences(&self) -> Vec<(Bytes, usize)> {
+        self.redis.audiences()
+    }
+
     fn start(&mut self) {
         self.lives += 1;
         for connection in std::mem::take(&mut self.connections).into_keys() {

@@ -11,10 +11,11 @@ use realtime_core::{relay::Ingress, time::Instant};
 
 use super::{
     client::Client,
+    clocks::Clocks,
     host::{self, SharedStops, Stop},
     journal::{Journal, Session, SharedJournal},
     judge::judge,
-    plan::{CallPlan, Data, Fault, Plan, Refusal, client_name, pod_name},
+    plan::{CLIENT_HOSTS_MAX, CallPlan, Data, Fault, Plan, Refusal, client_name, pod_name},
     probe, publisher,
     redis_host::{self, Server, SharedServer},
     seam,
@@ -72,7 +73,8 @@ pub fn look(plan: &Plan, full: bool, line: u64, with_everything: bool) -> String
 fn begun<T>(plan: &Plan, full: bool, run: impl FnOnce() -> T) -> T {
     seam::begin(plan.seed);
     let detail = if full { Detail::Full } else { Detail::Normal };
-    tracing::dispatcher::with_default(&trace::collector(detail), run)
+    let clocks = Clocks(plan.clocks_ms.iter().cloned().collect());
+    tracing::dispatcher::with_default(&trace::collector(detail, clocks), run)
 }
 
 fn carry_out(plan: &Plan) -> Outcome {
@@ -80,6 +82,7 @@ fn carry_out(plan: &Plan) -> Outcome {
     let ended = world.run(u64::MAX);
     let World { journal, server, twins, .. } = world;
     let mut facts = Facts::new(server.borrow().published());
+    facts.count_audiences(&server.borrow().audiences());
     let journal = journal.borrow();
     let mut wrong = judge(plan, &journal, &mut facts);
     wrong.extend(ended.err());
@@ -366,10 +369,6 @@ fn ingress(stream: &str, marker: u64) -> String {
 
 /// The smallest delay of a link is no smaller.
 const TICK: Duration = Duration::from_millis(2);
-
-/// Hosts of clients, which share them when they are more; plans of seeds have fewer. Each tick
-/// looks at the links between all hosts: with a thousand of them a minute takes more than seven.
-const CLIENT_HOSTS_MAX: usize = 8;
 
 /// How soon an instance starts again that was told to stop.
 const RESTART_MS: u64 = 500;

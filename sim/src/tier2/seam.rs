@@ -10,6 +10,12 @@ use crate::random::labelled;
 pub(crate) fn begin(seed: u64) {
     RNG.set(Some(labelled(seed, "entropy")));
     set_elapsed(Duration::ZERO);
+    set_ahead(0);
+}
+
+/// The wall clock of the host at work is so many milliseconds ahead, or behind.
+pub(super) fn set_ahead(ms: i64) {
+    AHEAD_MS.set(ms);
 }
 
 /// The run has come so far.
@@ -28,9 +34,18 @@ pub fn monotonic() -> Option<Duration> {
     ELAPSED.get().map(|elapsed| MONOTONIC_START + elapsed)
 }
 
-/// Simulated time since the beginning of 1970; none without a run.
+/// Simulated time since the beginning of 1970, by the clock of the host at work; none without a
+/// run.
 pub fn unix() -> Option<Duration> {
-    ELAPSED.get().map(|elapsed| UNIX_START + elapsed)
+    let unix = UNIX_START + elapsed()?;
+    let ahead_ms = AHEAD_MS.get();
+    let off = Duration::from_millis(ahead_ms.unsigned_abs());
+    Some(if ahead_ms < 0 { unix - off } else { unix + off })
+}
+
+/// How far the run has come; none without one.
+pub(super) fn elapsed() -> Option<Duration> {
+    ELAPSED.get()
 }
 
 /// Fills `bytes` with the randomness of the run, if there is one.
@@ -43,8 +58,9 @@ pub fn fill(bytes: &mut [u8]) {
 }
 
 thread_local! {
-    // Neither has a destructor, so both can be asked at any moment of a thread's life.
+    // None has a destructor, so all can be asked at any moment of a thread's life.
     static ELAPSED: Cell<Option<Duration>> = const { Cell::new(None) };
+    static AHEAD_MS: Cell<i64> = const { Cell::new(0) };
     static RNG: Cell<Option<Rng>> = const { Cell::new(None) };
 }
 

@@ -13,10 +13,11 @@ use tracing_subscriber::{
         FmtContext, FormatEvent, FormattedFields, MakeWriter,
         format::{JsonFields, Writer},
     },
+    layer::SubscriberExt as _,
     registry::LookupSpan,
 };
 
-use super::seam;
+use super::{clocks::Clocks, seam};
 use crate::trace::{self, FNV_BASIS, STATES_EVERY, fnv1a};
 
 /// How much a trace contains.
@@ -107,7 +108,7 @@ pub(super) fn note(host: &str, fields: fmt::Arguments<'_>) {
 
 /// Microseconds since the beginning of the run.
 pub(super) fn now_us() -> u64 {
-    let elapsed = seam::unix().unwrap_or_default().saturating_sub(seam::UNIX_START);
+    let elapsed = seam::elapsed().unwrap_or_default();
     u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -126,8 +127,8 @@ pub(super) fn salvage(panic: &str) -> Vec<u8> {
     })
 }
 
-/// What collects log lines.
-pub(super) fn collector(detail: Detail) -> Dispatch {
+/// What collects log lines, and keeps the clocks of hosts.
+pub(super) fn collector(detail: Detail, clocks: Clocks) -> Dispatch {
     let filter = match detail {
         // Turmoil's spans tell on which host a line is written.
         Detail::Normal => "warn,realtime_runtime=debug,turmoil::sim=info",
@@ -139,6 +140,7 @@ pub(super) fn collector(detail: Detail) -> Dispatch {
         .with_env_filter(EnvFilter::builder().parse_lossy(filter))
         .with_writer(Lines)
         .finish()
+        .with(clocks)
         .into()
 }
 

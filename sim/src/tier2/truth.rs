@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use realtime_core::{
     entry::{Entry, Place, Rollover},
     id::{Mid, Position},
@@ -25,6 +26,8 @@ pub(super) struct Facts {
     pub(super) heads: BTreeMap<StreamId, NodeId>,
     /// How often numberings of a stream were given up.
     pub(super) rollovers: BTreeMap<StreamId, u32>,
+    /// How many connections are subscribed to each stream in the end.
+    pub(super) audiences: BTreeMap<StreamId, usize>,
     /// Which call each publication was.
     pub(super) markers: Vec<Option<u64>>,
     by_mid: BTreeMap<(StreamId, u64, Mid), NodeId>,
@@ -42,6 +45,16 @@ impl Facts {
         facts
     }
 
+    /// Notes who is subscribed in the end.
+    pub(super) fn count_audiences(&mut self, audiences: &[(Bytes, usize)]) {
+        for (channel, count) in audiences {
+            if let Some(stream) = std::str::from_utf8(channel).ok().and_then(stream_of) {
+                let stream = self.truth.stream(stream);
+                self.audiences.insert(stream, *count);
+            }
+        }
+    }
+
     /// The place in a stream that a client names as the last it has seen.
     pub(super) fn since(&mut self, stream: &str, id: &str) -> Option<NodeId> {
         let stream = self.truth.stream(stream);
@@ -53,7 +66,7 @@ impl Facts {
         if Ingress::ALL.iter().any(|ingress| ingress.channel() == channel) {
             return self.ingress(logged);
         }
-        let stream = channel.strip_prefix("realtime:{")?.strip_suffix('}')?;
+        let stream = stream_of(channel)?;
         if let Some(Rollover { epoch, offset }) = Rollover::decode(&logged.message) {
             let stream = self.truth.stream(stream);
             let node = self.place(behind(stream, epoch, offset));
@@ -148,6 +161,11 @@ impl Facts {
         let place = self.truth.place(self.truth.find(stream)?, id)?;
         self.markers[self.truth.node(place).publication?]
     }
+}
+
+/// The stream that a channel is of.
+fn stream_of(channel: &str) -> Option<&str> {
+    channel.strip_prefix("realtime:{")?.strip_suffix('}')
 }
 
 /// A message of an ingress channel.

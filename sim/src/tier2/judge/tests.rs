@@ -48,13 +48,23 @@ fn note(offset: u64) -> Value {
 
 /// What is said of a client that joined at the start of the room and then heard `heard`.
 fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
+    let session = member(user, heard);
+    let heard = Listener::new(&session).listen(&session, &mut facts(), RULES);
+    heard.map_err(|error| error.to_string())
+}
+
+const RULES: Rules =
+    Rules { positions: true, sets_back: false, is_complete: false, recovers: None, marker };
+
+/// The connection of a client that joined at the start of the room and then heard `heard`.
+fn member(user: &str, heard: &[Value]) -> Session {
     let joined = json!({
         "type": "room:joined", "ref": 0, "payload": {"room": "event:1", "id": id(0)}
     });
     let asked = Word::Asked(0, Asked::Join("event:1".to_owned(), None), None);
     let heard = once(&joined).chain(heard).map(|message| Word::Heard(message.to_string()));
     let words = once(asked).chain(heard).map(|word| (0, word)).collect();
-    let session = Session {
+    Session {
         client: 0,
         user: Some(user.to_owned()),
         pod: 0,
@@ -62,11 +72,12 @@ fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
         words,
         closed: None,
         code: None,
-    };
-    let rules =
-        Rules { positions: true, sets_back: false, is_complete: false, recovers: None, marker };
-    let heard = Listener::new(&session).listen(&session, &mut facts(), rules);
-    heard.map_err(|error| error.to_string())
+    }
+}
+
+/// A plan in which nothing goes wrong.
+fn calm() -> Plan {
+    Plan { faults: Vec::new(), ..Plan::from_seed(1) }
 }
 
 #[test]
@@ -107,4 +118,42 @@ fn only_members_hear_and_only_what_was_published() {
 fn requests_are_answered_in_order_and_nobody_is_told_what_was_not_asked() {
     let joined = json!({"type": "room:joined", "ref": 7, "payload": {"room": "event:1"}});
     assert!(verdict("bob", &[joined]).unwrap_err().contains("nobody asked"));
+}
+
+#[test]
+fn redis_has_the_subscriptions_of_members_and_no_others() {
+    let said = |subscribed: &[(&str, usize)]| {
+        let mut plan = calm();
+        plan.clients[0].rooms = vec!["event:1".to_owned(), "event:2".to_owned()];
+        let journal = Journal { sessions: vec![member("bob", &[])], ..Journal::default() };
+        let mut facts = facts();
+        let mut listener = Listener::new(&journal.sessions[0]);
+        listener.listen(&journal.sessions[0], &mut facts, RULES).unwrap();
+        let channel =
+            |(name, count): &(&str, usize)| (Bytes::from(format!("realtime:{{{name}}}")), *count);
+        facts.count_audiences(&subscribed.iter().map(channel).collect::<Vec<_>>());
+        interest(&plan, &journal, &facts, &[listener])
+    };
+    let fine: [&[_]; 2] = [&[("event:1", 1)], &[("event:1", 1), ("event:2", 1), ("user:bob", 1)]];
+    assert!(fine.into_iter().all(|subscribed| said(subscribed).is_empty()));
+    assert!(said(&[])[0].contains("nobody subscribes to event:1"));
+    assert!(said(&[("event:1", 2)])[0].contains("1 instances have members, 1 had, 2 subscribe"));
+    assert!(said(&[("event:1", 1), ("event:3", 1)])[0].contains("event:3: 0 instances"));
+}
+
+#[test]
+fn who_is_silent_for_too_long_is_closed_and_nobody_else_is_for_that() {
+    let said = |code, closed, nap: Option<(u64, u64)>| {
+        let session = Session { code, closed, ..member("bob", &[]) };
+        let naps = nap.into_iter().map(|(from_us, until_us)| (0, from_us, until_us)).collect();
+        let journal = Journal { sessions: vec![session], naps, ..Journal::default() };
+        peers(&calm(), &journal)
+    };
+    let second = 1_000_000;
+    let nap = Some((2 * second, 8 * second));
+    assert!(said(Some(4408), Some(9 * second), nap).is_empty());
+    assert!(said(None, None, Some((2 * second, 5 * second))).is_empty());
+    assert!(said(None, None, nap)[0].contains("was silent from 2000000 us on"));
+    assert!(said(None, Some(12 * second), nap)[0].contains("was silent"));
+    assert!(said(Some(4408), Some(second), None)[0].contains("was not silent"));
 }
