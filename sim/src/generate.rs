@@ -1,6 +1,8 @@
 //! The plan that a seed stands for. Each seed enables a random subset of what clients do and of
 //! what goes wrong: what is rare when everything happens is common in some of the seeds.
 
+mod scenes;
+
 use realtime_core::rng::Rng;
 
 use crate::{
@@ -90,10 +92,19 @@ impl Plan {
             end_ms: BUSY_MS + tail,
         };
         plan.go_wrong(&mut rng, scale);
-        if !is_calm {
+        if plan.is_calm() {
+            plan.late_acknowledgement(&mut labelled(seed, "late acknowledgement"));
+        } else if is_calm {
+            plan.last_value(&mut labelled(seed, "last value"));
+        } else {
             plan.stampede(&mut labelled(seed, "stampede"));
             plan.lost_word(&mut labelled(seed, "lost word"));
+            plan.lost_numbering(&mut labelled(seed, "lost numbering"));
         }
+        if is_crowded && !is_calm {
+            plan.failing_joins(&mut labelled(seed, "failing joins"));
+        }
+        plan.publishes.sort_by_key(|publish| publish.at_ms);
         plan.outlast_tokens();
         plan
     }
@@ -103,89 +114,6 @@ impl Plan {
         if self.faults.iter().any(|fault| matches!(fault.what, Trouble::Clock(_))) {
             self.end_ms += 20_000;
         }
-    }
-
-    /// Adds, to some plans, what comes to `all` in a moment in which newcomers wait for their own
-    /// streams: more than is held for them.
-    fn stampede(&mut self, rng: &mut Rng) {
-        if rng.below(16) > 0 {
-            return;
-        }
-        let begin_ms = 2_000 + rng.below(BUSY_MS - 6_000);
-        let instance = index(rng.below(self.instances.len() as u64));
-        self.faults.push(Fault {
-            at_ms: begin_ms,
-            lasts_ms: 1_000,
-            instance,
-            what: Trouble::ReadsSlow(2_000),
-        });
-        self.clients.extend((0..3).map(|n| ClientPlan {
-            user: Some(format!("late-{n}")),
-            instance,
-            worker: 0,
-            at_ms: begin_ms + 100 * n,
-            ..ClientPlan::default()
-        }));
-        self.publishes.extend((0..200).map(|n| PublishPlan {
-            at_ms: begin_ms + 400 + 5 * n,
-            instance,
-            stream: String::from("all"),
-            class: Class::Durable,
-            exclude: None,
-            bytes: 0,
-            ack: false,
-        }));
-        self.publishes.sort_by_key(|publish| publish.at_ms);
-    }
-
-    /// Adds, to some plans, a user whose last message the broker loses, and who comes when it is
-    /// back: maybe before the instance that published it.
-    fn lost_word(&mut self, rng: &mut Rng) {
-        let instances = self.instances.len() as u64;
-        if instances < 2 || rng.below(2) > 0 {
-            return;
-        }
-        let (user, at_ms) = (String::from("quiet"), 3_000 + rng.below(BUSY_MS - 8_000));
-        let other = index(rng.below(instances));
-        let publisher = (other + 1) % self.instances.len();
-        // A rollover may be lost, too; then only what follows shows it, or a comparison.
-        let loses_words = self.has(|what| {
-            matches!(
-                what,
-                Trouble::Lossy(_)
-                    | Trouble::Evict(_)
-                    | Trouble::Unconfirmed(_)
-                    | Trouble::Unsubscribable(_)
-            )
-        });
-        let last_ms = [BUSY_MS + 30_000, BUSY_MS + 35_000];
-        let last_ms = last_ms.into_iter().filter(|_| loses_words && self.knobs.check_ms == 0);
-        let times_ms = [at_ms - 2_000, at_ms].into_iter().chain(last_ms);
-        self.publishes.extend(times_ms.map(|at_ms| PublishPlan {
-            at_ms,
-            instance: publisher,
-            stream: format!("user:{user}"),
-            class: Class::Durable,
-            exclude: None,
-            bytes: 0,
-            ack: false,
-        }));
-        self.publishes.sort_by_key(|publish| publish.at_ms);
-        let (end_ms, lasts_ms) = (at_ms + 100 + rng.below(500), 100 + rng.below(300));
-        let what = Trouble::Restart(Data::Older(1_000));
-        self.faults.push(Fault { at_ms: end_ms, lasts_ms, instance: other, what });
-        if rng.below(2) == 0 {
-            // Who comes is there before anybody looks for what is lost.
-            let what = Trouble::Freeze;
-            self.faults.push(Fault { at_ms: end_ms, lasts_ms: 3_000, instance: publisher, what });
-        }
-        self.clients.push(ClientPlan {
-            user: Some(user),
-            instance: other,
-            worker: 0,
-            at_ms: end_ms + lasts_ms + rng.below(1_500),
-            ..ClientPlan::default()
-        });
     }
 
     /// Adds what goes wrong.

@@ -229,11 +229,17 @@ impl Plan {
     /// Whether nothing that goes wrong can make anything be missed for good, however much is
     /// delayed or has to be read from the history.
     pub fn is_lossless(&self) -> bool {
+        self.is_repaired() && !self.has(|what| matches!(what, Trouble::Lossy(_)))
+    }
+
+    /// The same of what is durable.
+    pub fn is_repaired(&self) -> bool {
         let is_harmless = |fault: &Fault| {
             matches!(
                 fault.what,
                 Trouble::Twice
                     | Trouble::LinkCut(_)
+                    | Trouble::Lossy(_)
                     | Trouble::Restart(Data::Kept)
                     | Trouble::Crash
                     | Trouble::Drain(_)

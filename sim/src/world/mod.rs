@@ -224,6 +224,7 @@ struct World<'a, 'b> {
     actions: Actions,
     is_calm: bool,
     is_lossless: bool,
+    is_repaired: bool,
     is_steady: bool,
     sets_back: bool,
 }
@@ -267,6 +268,7 @@ impl<'a, 'b> World<'a, 'b> {
             actions: Actions::default(),
             is_calm: plan.is_calm(),
             is_lossless: plan.is_lossless(),
+            is_repaired: plan.is_repaired(),
             is_steady: plan.is_steady(),
             sets_back: plan.sets_back(),
         };

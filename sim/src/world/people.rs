@@ -304,7 +304,7 @@ impl World<'_, '_> {
             }
             Heard::Resynced { stream, knew, after_ms } => {
                 self.refetches.saw(after_ms);
-                if self.is_lossless && knew {
+                if self.is_repaired && knew {
                     let name = self.truth.name(stream);
                     let what = format!("{name}: nothing can have been missed");
                     return Err(Failure::new("resync", what));
