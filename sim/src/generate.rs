@@ -100,6 +100,7 @@ impl Plan {
             plan.stampede(&mut labelled(seed, "stampede"));
             plan.lost_word(&mut labelled(seed, "lost word"));
             plan.lost_numbering(&mut labelled(seed, "lost numbering"));
+            plan.hasty_return(&mut labelled(seed, "hasty return"));
         }
         if is_crowded && !is_calm {
             plan.failing_joins(&mut labelled(seed, "failing joins"));

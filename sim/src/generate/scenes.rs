@@ -143,6 +143,27 @@ impl Plan {
         self.faults.push(Fault { at_ms: at_ms + 100, lasts_ms: 400, instance, what });
     }
 
+    /// Adds, to some plans, somebody who is back before the broker has said that the stream is
+    /// unsubscribed.
+    pub(super) fn hasty_return(&mut self, rng: &mut Rng) {
+        if rng.below(16) > 0 {
+            return;
+        }
+        self.let_everybody_in();
+        self.knobs.linger_ms = 50;
+        let instance = index(rng.below(self.instances.len() as u64));
+        let at_ms = 4_000 + rng.below(BUSY_MS - 12_000);
+        self.clients.push(ClientPlan {
+            user: Some(String::from("hasty")),
+            instance,
+            at_ms: at_ms - 1_000,
+            steps: vec![(at_ms, Step::Quit)],
+            ..ClientPlan::default()
+        });
+        let what = Trouble::ItemsSlow(5_000 + rng.below(2_000));
+        self.faults.push(Fault { at_ms: at_ms - 20, lasts_ms: 1_000, instance, what });
+    }
+
     /// Adds, to some plans, newcomers whose joins of `all` fail while something is on its way to
     /// those who are there.
     pub(super) fn failing_joins(&mut self, rng: &mut Rng) {
