@@ -85,7 +85,7 @@ impl Acknowledged {
     pub(super) fn add(&self, stream: StreamName, position: Position, run_id: RunId) {
         let at = self.clock.now();
         let mut list = self.list();
-        list.forget_before(at);
+        list.forget(at, REMEMBERED);
         list.put(Numbering { stream, epoch: position.epoch, run_id }, Last { position, at });
         if list.numberings.len() > self.numberings_max {
             list.numberings.pop_lru();
@@ -96,14 +96,14 @@ impl Acknowledged {
         }
     }
 
-    /// The server is gone: what is old now is not looked for at the next one, whenever that comes,
-    /// and however often the same one comes back meanwhile without taking anything, as a replica.
+    /// The server is gone: what is old now is not looked for at the next one, whenever that comes.
+    /// Should the same one come back for a while and take nothing, as a replica, its end is the
+    /// first one.
     pub(super) fn server_is_gone(&self) {
         let now = self.clock.now();
         let mut list = self.list();
-        if std::mem::take(&mut list.is_fresh) {
-            list.forget_before(now);
-        }
+        let is_first = std::mem::take(&mut list.is_fresh);
+        list.forget(now, if is_first { REMEMBERED } else { REMEMBERED_WITHOUT_ANSWERS });
     }
 
     /// What the server `run_id` has not shown to have; of each stream the newest numbering first,
@@ -181,8 +181,8 @@ impl List {
         self.is_fresh = true;
     }
 
-    fn forget_before(&mut self, now: Instant) {
-        let is_old = |last: &Last| now.saturating_since(last.at) > REMEMBERED;
+    fn forget(&mut self, now: Instant, remembered: Duration) {
+        let is_old = |last: &Last| now.saturating_since(last.at) > remembered;
         while self.numberings.peek_lru().is_some_and(|(_, last)| is_old(last)) {
             self.numberings.pop_lru();
             self.overflowed = false;
@@ -193,6 +193,10 @@ impl List {
 /// How long a publication is remembered. The promise is half a minute; that the server is gone may
 /// be found out a few seconds late.
 const REMEMBERED: Duration = Duration::from_secs(40);
+
+/// The same while servers come and go that take nothing: by then somebody has seen to it. Longer,
+/// and others might have published more than the history has.
+const REMEMBERED_WITHOUT_ANSWERS: Duration = Duration::from_secs(300);
 
 /// Numberings that are looked for in one command, and may have to be given up in it.
 const NUMBERINGS_PER_COMMAND: usize = 256;
@@ -305,6 +309,9 @@ mod tests {
             tokio::time::advance(REMEMBERED / 4).await;
         }
         assert_eq!(wanted(&acknowledged, 2), [at("event:1", 1, 1)]);
+        tokio::time::advance(REMEMBERED_WITHOUT_ANSWERS).await;
+        acknowledged.server_is_gone();
+        assert_eq!(wanted(&acknowledged, 2), [], "it may have left the history");
     }
 
     #[tokio::test(start_paused = true)]
