@@ -92,20 +92,7 @@ impl Plan {
             end_ms: BUSY_MS + tail,
         };
         plan.go_wrong(&mut rng, scale);
-        if plan.is_calm() {
-            plan.late_acknowledgement(&mut labelled(seed, "late acknowledgement"));
-        } else if is_calm {
-            plan.last_value(&mut labelled(seed, "last value"));
-        } else {
-            plan.stampede(&mut labelled(seed, "stampede"));
-            plan.lost_word(&mut labelled(seed, "lost word"));
-            plan.lost_numbering(&mut labelled(seed, "lost numbering"));
-            plan.hasty_return(&mut labelled(seed, "hasty return"));
-        }
-        if is_crowded && !is_calm {
-            plan.failing_joins(&mut labelled(seed, "failing joins"));
-        }
-        plan.publishes.sort_by_key(|publish| publish.at_ms);
+        plan.add_scenes(scale);
         plan.outlast_tokens();
         plan
     }

@@ -2,13 +2,37 @@
 
 use realtime_core::rng::Rng;
 
-use super::{BUSY_MS, index};
-use crate::plan::{Class, ClientPlan, Data, Fault, Knobs, Plan, PublishPlan, Step, Trouble};
+use super::{BUSY_MS, Scale, index};
+use crate::{
+    plan::{Class, ClientPlan, Data, Fault, Knobs, Plan, PublishPlan, Step, Trouble},
+    random::labelled,
+};
 
 impl Plan {
+    pub(super) fn add_scenes(&mut self, scale: Scale) {
+        let label = |name| labelled(self.seed, name);
+        let [word, numbering, hasty] = ["lost word", "lost numbering", "hasty return"].map(label);
+        let [stampede, joins] = ["stampede", "failing joins"].map(label);
+        let [value, acknowledgement] = ["last value", "late acknowledgement"].map(label);
+        match scale.is_calm {
+            true if self.is_calm() => self.late_acknowledgement(acknowledgement),
+            true => self.last_value(value),
+            false => {
+                self.stampede(stampede);
+                self.lost_word(word);
+                self.lost_numbering(numbering);
+                self.hasty_return(hasty);
+                if scale.is_crowded {
+                    self.failing_joins(joins);
+                }
+            }
+        }
+        self.publishes.sort_by_key(|publish| publish.at_ms);
+    }
+
     /// Adds, to some plans, what comes to `all` in a moment in which newcomers wait for their own
     /// streams: more than is held for them.
-    pub(super) fn stampede(&mut self, rng: &mut Rng) {
+    fn stampede(&mut self, mut rng: Rng) {
         if rng.below(16) > 0 {
             return;
         }
@@ -32,7 +56,7 @@ impl Plan {
 
     /// Adds, to some plans, a user whose last message the broker loses, and who comes when it is
     /// back: maybe before the instance that published it.
-    pub(super) fn lost_word(&mut self, rng: &mut Rng) {
+    fn lost_word(&mut self, mut rng: Rng) {
         let instances = self.instances.len() as u64;
         if instances < 2 || rng.below(2) > 0 {
             return;
@@ -74,7 +98,7 @@ impl Plan {
 
     /// Adds, to some plans in which nothing goes wrong, somebody who is away when asked to
     /// acknowledge something, and comes back in time.
-    pub(super) fn late_acknowledgement(&mut self, rng: &mut Rng) {
+    fn late_acknowledgement(&mut self, mut rng: Rng) {
         if rng.below(2) > 0 {
             return;
         }
@@ -95,9 +119,9 @@ impl Plan {
         }));
     }
 
-    /// Adds, to some plans, somebody's second device, which comes when there are values, and for which
-    /// the last one comes while the others are read.
-    pub(super) fn last_value(&mut self, rng: &mut Rng) {
+    /// Adds, to some plans, somebody's second device, which comes when there are values, and for
+    /// which the last one comes while the others are read.
+    fn last_value(&mut self, mut rng: Rng) {
         if rng.below(3) > 0 {
             return;
         }
@@ -120,7 +144,7 @@ impl Plan {
 
     /// Adds, to some plans in which streams are compared, a member that does not hear of the first
     /// message of a new numbering, which is the last one of its stream.
-    pub(super) fn lost_numbering(&mut self, rng: &mut Rng) {
+    fn lost_numbering(&mut self, mut rng: Rng) {
         if self.knobs.check_ms == 0 || rng.below(3) > 0 {
             return;
         }
@@ -145,7 +169,7 @@ impl Plan {
 
     /// Adds, to some plans, somebody who is back before the broker has said that the stream is
     /// unsubscribed.
-    pub(super) fn hasty_return(&mut self, rng: &mut Rng) {
+    fn hasty_return(&mut self, mut rng: Rng) {
         if rng.below(16) > 0 {
             return;
         }
@@ -166,7 +190,7 @@ impl Plan {
 
     /// Adds, to some plans, newcomers whose joins of `all` fail while something is on its way to
     /// those who are there.
-    pub(super) fn failing_joins(&mut self, rng: &mut Rng) {
+    fn failing_joins(&mut self, mut rng: Rng) {
         if rng.below(2) > 0 {
             return;
         }

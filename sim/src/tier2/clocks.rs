@@ -91,6 +91,6 @@ mod tests {
             assert_eq!(seen("redis"), right - 2_000);
             assert_eq!(seam::unix().unwrap().as_millis(), right);
         };
-        tracing::subscriber::with_default(subscriber, || run());
+        tracing::subscriber::with_default(subscriber, run);
     }
 }

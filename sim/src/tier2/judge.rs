@@ -56,11 +56,11 @@ impl Plan {
     }
 
     fn rules(&self) -> Rules {
-        // A numbering that begins in the place of a lost one comes from the clock of whoever needs it.
+        // A numbering that begins in the place of a lost one comes from anybody's clock.
         let clocks_differ = !self.clocks_ms.is_empty();
-        let sets_back = self.faults.iter().any(|(_, fault)| match fault {
-            Fault::CrashRedis { data: Data::Older, .. } => true,
-            fault => clocks_differ && fault.loses_data(),
+        let sets_back = self.faults.iter().any(|(_, fault)| {
+            matches!(fault, Fault::CrashRedis { data: Data::Older, .. })
+                || (clocks_differ && fault.loses_data())
         });
         let off = |(knob, value): &(String, String)| knob == "HISTORY_SIZE" && value == "0";
         let positions = !self.knobs.iter().any(off);
@@ -237,12 +237,10 @@ fn rollbacks(plan: &Plan, journal: &Journal, facts: &Facts) -> Vec<String> {
         facts.truth.place(facts.truth.find(&call.stream)?, &answer.message_id)
     });
     let kept = rollback::kept(&facts.truth, |stream| facts.heads.get(&stream).copied(), places);
-    // A numbering that begins in the place of one that was evicted is taken for an older one if the
-    // clock that it comes from is behind.
-    let clocks_differ = !plan.clocks_ms.is_empty();
-    let is_end = |(_, fault): &&(u64, Fault)| match fault {
-        Fault::Evict { .. } => clocks_differ,
-        fault => matches!(fault, Fault::CrashRedis { .. }),
+    // A numbering that begins in the place of one that was evicted is taken for an older one if its
+    // epoch was drawn earlier, or by a clock that is behind.
+    let is_end = |(_, fault): &&(u64, Fault)| {
+        matches!(fault, Fault::CrashRedis { .. } | Fault::Evict { .. })
     };
     let ends = u32::try_from(plan.faults.iter().filter(is_end).count()).unwrap_or(u32::MAX);
     let rollovers = facts.rollovers.iter().map(|(stream, count)| (*stream, *count));
@@ -318,15 +316,15 @@ fn drains(journal: &Journal) -> Vec<String> {
     ready.chain(untold).collect()
 }
 
-/// In the end Redis has a subscription for each instance with members, and none for an instance that
-/// never had any: those of members that have left linger for longer than a run lasts.
+/// In the end Redis has a subscription for each instance with members, and none for one that never
+/// had any: those of members that have left linger for longer than a run lasts.
 fn interest(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener]) -> Vec<String> {
-    // Redis does not find out that a connection is gone whose other end can't tell, and a client
-    // does not know where it was let in if it never heard of it.
+    // Redis does not find out that a connection is gone whose other end can't tell.
     let strands = |(_, fault): &(u64, Fault)| {
-        matches!(fault, Fault::Cut { .. } | Fault::CutOneWay { .. } | Fault::PowerLoss { .. })
+        matches!(fault, Fault::Cut { a, b, .. } if a == "redis" || b == "redis")
+            || matches!(fault, Fault::CutOneWay { .. } | Fault::PowerLoss { .. })
     };
-    if plan.faults.iter().any(strands) || journal.failed_connects > 0 {
+    if plan.faults.iter().any(strands) {
         return Vec::new();
     }
     let mut members: BTreeMap<String, [BTreeSet<usize>; 2]> = BTreeMap::new();
@@ -347,7 +345,10 @@ fn interest(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener
     let mut wrong = Vec::new();
     for (stream, subscribed) in &facts.audiences {
         let name = facts.truth.name(*stream);
-        let [now, ever] = members.remove(name).unwrap_or_default().map(|pods| pods.len());
+        let [now, mut ever] = members.remove(name).unwrap_or_default().map(|pods| pods.len());
+        if journal.failed_connects > 0 {
+            ever = plan.workers.len(); // Nobody knows where those were let in.
+        }
         if !(now..=ever).contains(subscribed) {
             let what = format!("{now} instances have members, {ever} had, {subscribed} subscribe");
             wrong.push(format!("interest: {name}: {what}"));
@@ -362,8 +363,10 @@ fn interest(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener
 fn peers(plan: &Plan, journal: &Journal) -> Vec<String> {
     let is_cut = |session: &Session| {
         let host = client_name(session.client % CLIENT_HOSTS_MAX);
+        // After a power loss nobody is told of the end of connections.
         plan.faults.iter().any(|(_, fault)| {
             matches!(fault, Fault::Cut { a, .. } | Fault::Hold { a, .. } if *a == host)
+                || matches!(fault, Fault::PowerLoss { pod, .. } if *pod == session.pod)
         })
     };
     let mut wrong = Vec::new();
