@@ -9,18 +9,22 @@ use crate::{
 use super::{Failure, Verdict};
 
 /// In the end, each publication that whoever published it still vouches for leads to where its
-/// stream is, unless that is of a later numbering.
+/// stream is, unless that is of a later numbering. A broker that was set back `often` may first go
+/// back behind the beginning of a numbering, take something in the one before, and then come with
+/// the later one again: that is not found out.
 pub fn kept(
     truth: &Truth,
     head: impl Fn(StreamId) -> Option<NodeId>,
     acknowledged: impl Iterator<Item = NodeId>,
+    often: bool,
 ) -> Verdict {
     for node in acknowledged {
         let place = truth.node(node);
         let Some(head) = head(place.stream) else { continue };
         let (lost, at) = (place.position, truth.node(head).position);
         // Epochs do not tell: one may have been drawn long before its numbering began.
-        let is_left_behind = lost.epoch != at.epoch && truth.beginning_of(head) > node;
+        let is_later = truth.beginning_of(head) > node || (often && at.epoch > lost.epoch);
+        let is_left_behind = lost.epoch != at.epoch && is_later;
         if !is_left_behind && truth.distance(node, head).is_none() {
             let name = truth.name(place.stream);
             let what = format!("{name}: {lost:?} is lost, and the stream goes on at {at:?}");

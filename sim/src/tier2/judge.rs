@@ -236,7 +236,11 @@ fn rollbacks(plan: &Plan, journal: &Journal, facts: &Facts) -> Vec<String> {
         let answer = call.outcome.as_ref().ok()?;
         facts.truth.place(facts.truth.find(&call.stream)?, &answer.message_id)
     });
-    let kept = rollback::kept(&facts.truth, |stream| facts.heads.get(&stream).copied(), places);
+    let is_older =
+        |(_, fault): &&(u64, Fault)| matches!(fault, Fault::CrashRedis { data: Data::Older, .. });
+    let often = plan.faults.iter().filter(is_older).count() > 1;
+    let head = |stream| facts.heads.get(&stream).copied();
+    let kept = rollback::kept(&facts.truth, head, places, often);
     // A numbering that begins in the place of one that was evicted is taken for an older one if its
     // epoch was drawn earlier, or by a clock that is behind.
     let is_end = |(_, fault): &&(u64, Fault)| {

@@ -7,7 +7,7 @@ use realtime_core::transcript::Machine;
 use crate::{
     at::Seen,
     oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers, rollback, values},
-    plan::{Fault, Knobs, Plan, Trouble},
+    plan::{Data, Fault, Knobs, Plan, Trouble},
     session::Stage,
     truth::StreamId,
 };
@@ -118,7 +118,9 @@ impl World<'_, '_> {
             let taken = self.truth.publications[one.number].taken;
             taken.and_then(|taken| taken.node).expect("durable ones have a place")
         });
-        rollback::kept(&self.truth, |stream| self.broker.place(stream), places)?;
+        let is_older = |fault: &&Fault| matches!(fault.what, Trouble::Restart(Data::Older(_)));
+        let often = self.plan.faults.iter().filter(is_older).count() > 1;
+        rollback::kept(&self.truth, |stream| self.broker.place(stream), places, often)?;
         let sessions = self.sessions.iter().filter(|session| session.life == id);
         let busy =
             sessions.clone().any(|session| !matches!(session.stage, Stage::Open | Stage::Gone));
