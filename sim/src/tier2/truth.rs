@@ -82,7 +82,7 @@ impl Facts {
             Place::Durable { position, prev } => {
                 let prev = Some(self.before(stream, position, prev));
                 let node = Node { stream, position, prev, publication: Some(number) };
-                let node = self.place(node);
+                let node = self.again(node).unwrap_or_else(|| self.place(node));
                 self.heads.insert(stream, node);
                 (Class::Durable, node, 0)
             }
@@ -141,6 +141,14 @@ impl Facts {
         }
         // The beginning of an epoch, or something that the log does not have.
         self.place(Node { stream, position: before, prev: None, publication: None })
+    }
+
+    /// Where a publication is already: its answer was lost, a Redis that was set back has lost it,
+    /// too, and then it is published again, as what it was.
+    fn again(&self, Node { stream, position, prev, .. }: Node) -> Option<NodeId> {
+        let known = *self.by_mid.get(&(stream, position.epoch.0, position.mid))?;
+        let is_same = self.truth.node(known).position == position;
+        (is_same && self.truth.node(known).prev == prev).then_some(known)
     }
 
     fn place(&mut self, node: Node) -> NodeId {

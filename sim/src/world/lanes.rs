@@ -70,13 +70,14 @@ impl World<'_, '_> {
         life.server = server;
         let mut wanted = BTreeMap::new();
         for one in life.acknowledged.iter_mut().filter(|one| one.server != server) {
-            (one.server, one.at) = (server, self.now);
             let publication = &self.truth.publications[one.number];
             let node = publication.taken.and_then(|taken| taken.node);
             let known = self.truth.node(node.expect("it has one")).position;
-            wanted.insert((publication.stream, known.epoch), known);
+            // What another server has at the same epoch may be something else.
+            wanted.insert((publication.stream, known.epoch, one.server), known);
+            (one.server, one.at) = (server, self.now);
         }
-        for ((stream, _), known) in wanted {
+        for ((stream, ..), known) in wanted {
             let epoch = self.next_epoch();
             let rollover = self.broker.verify(&mut self.truth, stream, epoch, known);
             rollover.inspect(|rollover| self.rolled_over(stream, *rollover));

@@ -25,7 +25,12 @@ fn id(offset: u64) -> String {
 
 /// Three publications to a room, the second not for ann.
 fn facts() -> Facts {
-    let logged = (1..=3).map(|offset| {
+    facts_of(1..=3)
+}
+
+/// Those that were taken, in this order.
+fn facts_of(offsets: impl IntoIterator<Item = u64>) -> Facts {
+    let logged = offsets.into_iter().map(|offset| {
         let body = Body {
             kind: "note".into(),
             payload: Bytes::from(format!("{{\"n\":{offset}}}")),
@@ -48,8 +53,12 @@ fn note(offset: u64) -> Value {
 
 /// What is said of a client that joined at the start of the room and then heard `heard`.
 fn verdict(user: &str, heard: &[Value]) -> Result<(), String> {
+    verdict_on(&mut facts(), user, heard)
+}
+
+fn verdict_on(facts: &mut Facts, user: &str, heard: &[Value]) -> Result<(), String> {
     let session = member(user, heard);
-    let heard = Listener::new(&session).listen(&session, &mut facts(), RULES);
+    let heard = Listener::new(&session).listen(&session, facts, RULES);
     heard.map_err(|error| error.to_string())
 }
 
@@ -92,6 +101,14 @@ fn messages_come_once_and_in_order() {
     assert_eq!(verdict("bob", &[note(1), note(2), note(3)]), Ok(()));
     assert!(verdict("bob", &[note(1), note(1)]).unwrap_err().starts_with("order: "));
     assert!(verdict("bob", &[note(2)]).unwrap_err().starts_with("missed: "));
+}
+
+#[test]
+fn what_a_redis_lost_and_is_given_again_is_what_it_was() {
+    let facts = || facts_of([1, 2, 3, 2]);
+    assert_eq!(verdict_on(&mut facts(), "bob", &[note(1), note(2), note(3)]), Ok(()));
+    assert!(verdict_on(&mut facts(), "bob", &[note(1), note(3)]).is_err());
+    assert_eq!(facts().count(2), 2);
 }
 
 #[test]
