@@ -34,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "compare no stream with the broker",
     "compare only what is ahead",
     "leave out the first missed one",
+    "call a trimmed history whole",
     "resume what is excluded",
     "wait for receipts for ever",
     "count a receipt twice",

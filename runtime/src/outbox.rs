@@ -124,7 +124,8 @@ impl Outbox {
             self.give_way(value_of, budget);
         }
         let bytes = frame.len() + ENTRY_BYTES;
-        if self.queued_bytes + bytes > budget.connection_bytes_max
+        let is_full = self.queued_bytes + bytes > budget.connection_bytes_max;
+        if is_full && !planted!("let an outbox grow without bounds")
             || budget.used_bytes() + bytes > budget.total_bytes_max
         {
             self.overflow(budget);

@@ -6,6 +6,10 @@ pub const NAMES: &[&str] = &[
     "reuse an epoch",
     "drain without readiness",
     "let a value take the place of a message",
+    "conflate across events",
+    "keep a latest value in the history",
+    "forget idempotency keys",
+    "let an outbox grow without bounds",
     "look for nothing at another server",
     "give a numbering up once per instance",
 ];

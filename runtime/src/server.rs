@@ -199,6 +199,7 @@ impl Instance {
             link,
             health: healths,
             phase: phases,
+            has_process: spawn == Spawn::Threads,
         };
         let (grpc, metrics) = instance.start_service::<N>(spawn, service, handoffs).await?;
         Ok((instance, Addresses { http, grpc, metrics }))

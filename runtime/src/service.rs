@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     grpc, http,
     link::{LinkCommand, LinkHealth},
-    metrics::{Counters, Scrape, Workers, expose},
+    metrics::{Counters, Overview, Scrape, Workers, expose},
     net::Net,
     worker::WorkerCommand,
 };
@@ -37,6 +37,8 @@ pub struct Service {
     pub health: watch::Receiver<LinkHealth>,
     /// How far the instance is in its life.
     pub phase: watch::Receiver<Phase>,
+    /// Whether it has its process for itself, so that its metrics are also those of the process.
+    pub has_process: bool,
 }
 
 /// How far an instance is in its life.
@@ -125,20 +127,27 @@ impl Shared {
         }
         let began = self.now();
         let overview = self.workers.collect(true).await;
-        let shared = Arc::clone(self);
-        // It reads a file for each open socket: not on the thread that answers calls.
-        let text = tokio::task::spawn_blocking(move || {
-            expose(&Scrape {
-                overview: &overview,
-                health: &shared.service.health.borrow(),
-                counters: &shared.counters,
-                draining: matches!(shared.phase(), Phase::Draining | Phase::Stopping),
-                rooms_max: shared.service.config.metrics_rooms_max,
-            })
-        });
-        let text = Bytes::from(text.await.expect("writing metrics does not panic"));
+        let text = if self.service.has_process {
+            let shared = Arc::clone(self);
+            // It reads a file for each open socket: not on the thread that answers calls.
+            let text = tokio::task::spawn_blocking(move || shared.expose(&overview));
+            Bytes::from(text.await.expect("writing metrics does not panic"))
+        } else {
+            Bytes::from(self.expose(&overview))
+        };
         *scraped = Some((began, text.clone()));
         text
+    }
+
+    fn expose(&self, overview: &Overview) -> String {
+        expose(&Scrape {
+            overview,
+            health: &self.service.health.borrow(),
+            counters: &self.counters,
+            draining: matches!(self.phase(), Phase::Draining | Phase::Stopping),
+            rooms_max: self.service.config.metrics_rooms_max,
+            process: self.service.has_process,
+        })
     }
 }
 

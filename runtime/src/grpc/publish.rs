@@ -271,6 +271,7 @@ async fn carry_out(
 async fn through_broker(shared: &Shared, message: Message, mid: Mid) -> Result<Published, Status> {
     let service = &shared.service;
     let class = match &message.latest {
+        Some(_) if planted!("keep a latest value in the history") => Class::Durable,
         // Types contain no control characters, so the field tells both.
         Some(key) => Class::Latest { field: format!("{}\n{key}", message.kind).into() },
         None => Class::Durable,
@@ -290,7 +291,7 @@ async fn through_broker(shared: &Shared, message: Message, mid: Mid) -> Result<P
         epoch: entropy::fresh_epoch(service.clock),
         body: body.encode(),
         class,
-        idempotency_key: message.idempotency_key,
+        idempotency_key: message.idempotency_key.filter(|_| !planted!("forget idempotency keys")),
     };
     service.broker.publish(publish).await.map_err(|error| match &error {
         PublishError::Unavailable(_) => unavailable(&error.to_string()),

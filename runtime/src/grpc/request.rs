@@ -175,6 +175,7 @@ fn typed(
         return Err(too_long("the message", payload.len(), config.payload_bytes_max));
     }
     let idempotency_key = key(idempotency_key)?;
+    let event_id = if planted!("conflate across events") { "" } else { event_id };
     Ok(Message {
         stream,
         kind: kind.into(),

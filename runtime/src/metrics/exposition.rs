@@ -39,10 +39,12 @@ pub struct Scrape<'a> {
     pub draining: bool,
     /// Rooms that are shown by name.
     pub rooms_max: usize,
+    /// Whether the metrics of the process belong to it.
+    pub process: bool,
 }
 
-/// Writes all metrics in the text format of Prometheus. Reads the process's own files in `/proc`,
-/// one for each open file, so it may take some tens of milliseconds.
+/// Writes all metrics in the text format of Prometheus. Those of the process are read from its own
+/// files in `/proc`, one for each open file, which may take some tens of milliseconds.
 pub fn expose(scrape: &Scrape<'_>) -> String {
     let mut families = Families::default();
     web_socket(&mut families, scrape);
@@ -53,7 +55,9 @@ pub fn expose(scrape: &Scrape<'_>) -> String {
     errors(&mut families, scrape);
     instance(&mut families, scrape);
     let mut families = families.0;
-    families.extend(ProcessCollector::for_self().collect());
+    if scrape.process {
+        families.extend(ProcessCollector::for_self().collect());
+    }
     families.sort_by(|a, b| a.name().cmp(b.name()));
     TextEncoder::new().encode_to_string(&families).expect("every family has a name and samples")
 }

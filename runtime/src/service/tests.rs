@@ -99,6 +99,7 @@ async fn start(config: Config) -> Bench {
         link,
         health: health_seen,
         phase: phase_seen,
+        has_process: true,
     };
     let serving = tokio::task::spawn_local(run::<TokioNet>(service, grpc, Some(metrics), handed));
     let (grpc, metrics) = addresses;

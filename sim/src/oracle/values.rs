@@ -1,4 +1,6 @@
-//! Who is a member of a stream in the end has its newest latest value.
+//! Who is a member of a stream in the end has its newest latest value, and that of each key.
+
+use std::collections::BTreeMap;
 
 use crate::{
     plan::Class,
@@ -33,6 +35,28 @@ pub fn judge<I: Iterator<Item = u64>>(
         {
             let name = truth.name(*stream);
             let what = format!("{name}: the newest value is {newest}, the client has {seen:?}");
+            return Err(Failure::new("latest", what));
+        }
+    }
+    Ok(())
+}
+
+/// Where nothing is lost, a client has been sent the newest value of each key. `heard` are the
+/// publications that it was sent.
+pub fn of_each_key(truth: &Truth, session: &Session, heard: &[usize]) -> Verdict {
+    let mut newest = BTreeMap::new();
+    for (number, publication) in truth.publications.iter().enumerate() {
+        if let Class::Latest(key) = publication.class
+            && session.streams.contains_key(&publication.stream)
+            && !publication.skips(session.user.as_deref())
+        {
+            newest.insert((publication.stream, key), number);
+        }
+    }
+    for ((stream, key), number) in newest {
+        if !heard.contains(&number) {
+            let name = truth.name(stream);
+            let what = format!("{name}: the newest value of {key} did not come");
             return Err(Failure::new("latest", what));
         }
     }

@@ -22,6 +22,7 @@ pub(super) struct Journal {
     pub(super) failed_connects: usize,
     pub(super) calls: Vec<Call>,
     pub(super) probes: Vec<Probe>,
+    pub(super) outboxes: Vec<Outboxes>,
     /// What each instance said in the end of itself, and what of all.
     pub(super) stats: Vec<[GetConnectionStatsResponse; 2]>,
     /// When clients read nothing: which connection, from when, until when.
@@ -42,6 +43,7 @@ pub(super) struct Session {
     pub(super) since: Vec<(String, String)>,
     /// What was said and what came, with the time.
     pub(super) words: Vec<(u64, Word)>,
+    pub(super) opened: u64,
     pub(super) closed: Option<u64>,
     /// What it was closed with, if that came.
     pub(super) code: Option<u16>,
@@ -90,6 +92,17 @@ pub(super) struct Probe {
     pub(super) status: Option<u16>,
 }
 
+/// One look at what waits in the outboxes of an instance.
+#[derive(Debug)]
+pub(super) struct Outboxes {
+    /// When it was asked.
+    pub(super) asked_us: u64,
+    /// When the answer came.
+    pub(super) us: u64,
+    pub(super) pod: usize,
+    pub(super) bytes: u64,
+}
+
 impl Session {
     /// Messages that came.
     pub(super) fn heard(&self) -> usize {
@@ -119,6 +132,7 @@ impl Journal {
             pod,
             since,
             words: Vec::new(),
+            opened: trace::now_us(),
             closed: None,
             code: None,
         });

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     frames::Message,
     hearing::{Heard, Hearing, Rules},
-    oracle::{Failure, Verdict, answers, liveness, rollback},
+    oracle::{Failure, Verdict, answers, liveness, rollback, values},
     session::{self, Asked, Stage},
     truth::StreamId,
 };
@@ -40,6 +40,8 @@ pub(super) fn judge(plan: &Plan, journal: &Journal, facts: &mut Facts) -> Vec<St
     wrong.extend(drains(journal));
     wrong.extend(interest(plan, journal, facts, &listeners));
     wrong.extend(peers(plan, journal));
+    wrong.extend(outboxes(plan, journal));
+    wrong.extend(slow(plan, journal));
     wrong
 }
 
@@ -143,6 +145,9 @@ impl Listener {
                 return failed(format!("it is not in {room}"));
             }
         }
+        if plan.faults.is_empty() {
+            values::of_each_key(&facts.truth, &self.session, &self.heard)?;
+        }
         liveness::judge(&facts.truth, |stream| facts.heads.get(&stream).copied(), &self.session)?;
         for call in journal.calls.iter().filter(|call| call.last && !call.durable) {
             let Some(stream) = member(&call.stream) else { continue };
@@ -208,6 +213,10 @@ fn acknowledged(
     let Call { marker, stream, .. } = call;
     if count == 0 {
         return Some(format!("{marker} was acknowledged, but not published"));
+    }
+    let is_kept = facts.is_durable(*marker);
+    if is_kept != call.durable {
+        return Some(format!("{marker} is in the history: {is_kept}"));
     }
     if call.durable && facts.call(stream, &answer.message_id) != Some(*marker) {
         return Some(format!("{marker} is not what {} names", answer.message_id));
@@ -363,19 +372,57 @@ fn interest(plan: &Plan, journal: &Journal, facts: &Facts, listeners: &[Listener
     wrong
 }
 
-/// Who is silent for too long is closed, and nobody else is for that.
-fn peers(plan: &Plan, journal: &Journal) -> Vec<String> {
-    let is_cut = |session: &Session| {
+impl Plan {
+    /// Whether something stands between a client and the instance that it is connected to, or
+    /// nobody tells it of the end of its connection: of a power loss.
+    fn is_cut(&self, session: &Session) -> bool {
         let host = client_name(session.client % CLIENT_HOSTS_MAX);
-        // After a power loss nobody is told of the end of connections.
-        plan.faults.iter().any(|(_, fault)| {
+        self.faults.iter().any(|(_, fault)| {
             matches!(fault, Fault::Cut { a, .. } | Fault::Hold { a, .. } if *a == host)
                 || matches!(fault, Fault::PowerLoss { pod, .. } if *pod == session.pod)
         })
-    };
+    }
+}
+
+/// No more waits for the connections of an instance than may.
+fn outboxes(plan: &Plan, journal: &Journal) -> Vec<String> {
+    let Some(bytes_max) = plan.outbox_bytes() else { return Vec::new() };
+    let mut wrong = Vec::new();
+    for seen in &journal.outboxes {
+        let is_there = |of: &&Session| {
+            let has_ended = of.closed.is_some_and(|us| us + LINGERING_US < seen.asked_us);
+            of.pod == seen.pod && of.opened <= seen.us && (!has_ended || plan.is_cut(of))
+        };
+        let there = journal.sessions.iter().filter(is_there).count() + journal.failed_connects;
+        let most = bytes_max * u64::try_from(there).unwrap_or(u64::MAX);
+        if seen.bytes > most {
+            wrong.push(format!(
+                "outboxes: {} bytes wait for {there} connections of pod {} at {} us",
+                seen.bytes, seen.pod, seen.us
+            ));
+        }
+    }
+    wrong
+}
+
+/// Who reads at once is not closed for being slow, unless hardly anything may wait.
+fn slow(plan: &Plan, journal: &Journal) -> Vec<String> {
+    let has_slept = |number| journal.naps.iter().any(|(of, _, _)| *of == number);
+    let sessions = journal.sessions.iter().enumerate();
+    let slow = sessions.filter(|(_, session)| session.code == Some(SLOW));
+    let wrong = slow.filter(|(number, session)| {
+        plan.outbox_bytes().is_none() && !plan.is_cut(session) && !has_slept(*number)
+    });
+    wrong
+        .map(|(number, _)| format!("slow: session {number} was closed, and read at once"))
+        .collect()
+}
+
+/// Who is silent for too long is closed, and nobody else is for that.
+fn peers(plan: &Plan, journal: &Journal) -> Vec<String> {
     let mut wrong = Vec::new();
     for (number, session) in journal.sessions.iter().enumerate() {
-        if is_cut(session) {
+        if plan.is_cut(session) {
             continue;
         }
         let mut naps = journal.naps.iter().filter(|(of, _, _)| *of == number).peekable();
@@ -394,6 +441,12 @@ fn peers(plan: &Plan, journal: &Journal) -> Vec<String> {
     }
     wrong
 }
+
+/// The code for peers that read too slowly.
+const SLOW: u16 = 4508;
+
+/// An instance has nothing left for a connection that has ended, so much later.
+const LINGERING_US: u64 = 6_000_000;
 
 /// The code for peers that say nothing.
 const SILENT: u16 = 4408;

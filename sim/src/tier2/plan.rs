@@ -109,6 +109,9 @@ pub enum CallPlan {
     Queue {
         /// The user.
         user: String,
+        /// Whose queue.
+        #[serde(default = "first_event")]
+        event: u8,
     },
     /// None: it is published on an ingress channel.
     Ingress {
@@ -117,12 +120,16 @@ pub enum CallPlan {
     },
 }
 
+fn first_event() -> u8 {
+    1
+}
+
 impl CallPlan {
     /// The stream that is published to.
     pub fn stream(&self) -> String {
         match self {
             Self::Broadcast { room, .. } => room.clone(),
-            Self::Send { user } | Self::Booking { user } | Self::Queue { user } => {
+            Self::Send { user } | Self::Booking { user } | Self::Queue { user, .. } => {
                 format!("user:{user}")
             }
             Self::Ingress { stream } => stream.clone(),
@@ -299,6 +306,13 @@ impl Plan {
             && !self.knobs.iter().any(|(knob, _)| knob.starts_with("HISTORY_"))
     }
 
+    /// How much may wait for one connection, where that is less than usual.
+    pub(super) fn outbox_bytes(&self) -> Option<u64> {
+        let mut knobs = self.knobs.iter();
+        let (_, bytes) = knobs.find(|(knob, _)| knob == "WS_OUTBOX_BYTES")?;
+        bytes.parse().ok()
+    }
+
     /// Every stream that the plan names.
     pub fn streams(&self) -> Vec<String> {
         let mut streams: Vec<_> =
@@ -363,20 +377,19 @@ fn publishes(seed: u64, pods: usize) -> Vec<PublishPlan> {
 }
 
 /// More for one user than a client takes that does not read for a moment: long messages, with
-/// places in a queue between them.
+/// places in two queues between them.
 fn burst(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
     let (user, at_ms) = (pick(rng, &USERS).to_string(), 2_000 + rng.below(QUIET_MS - 4_000));
     let count = if rng.below(3) == 0 { 0 } else { 16 + rng.below(16) };
     let publish = |number| {
         let user = user.clone();
-        let is_long = number % 3 == 0;
-        PublishPlan {
-            at_ms: at_ms + 40 * number,
-            pod: index(rng, pods),
-            call: if is_long { CallPlan::Send { user } } else { CallPlan::Queue { user } },
-            keyed: false,
-            padding: if is_long { 18_000 } else { 0 },
-        }
+        let (call, padding) = match number % 3 {
+            0 => (CallPlan::Send { user }, 18_000),
+            1 => (CallPlan::Queue { user, event: 3 }, 0),
+            _ => (CallPlan::Queue { user, event: 4 }, 0),
+        };
+        let (at_ms, pod) = (at_ms + 40 * number, index(rng, pods));
+        PublishPlan { at_ms, pod, call, keyed: false, padding }
     };
     (0..count).map(publish).collect()
 }
@@ -406,7 +419,7 @@ fn usual(rng: &mut Rng, pods: usize) -> Vec<PublishPlan> {
         4 => CallPlan::Broadcast { room: "all".to_owned(), exclude: None },
         5..7 => CallPlan::Send { user: pick(rng, &USERS).to_string() },
         7 => CallPlan::Booking { user: pick(rng, &USERS).to_string() },
-        _ => CallPlan::Queue { user: pick(rng, &USERS).to_string() },
+        _ => CallPlan::Queue { user: pick(rng, &USERS).to_string(), event: *pick(rng, &[1, 2]) },
     };
     let heavy = rng.below(4) == 0;
     let publish = |rng: &mut Rng| PublishPlan {

@@ -65,7 +65,7 @@ fn last(plan: &Plan) -> Vec<PublishPlan> {
     let rooms = rooms.map(|room| CallPlan::Broadcast { room, exclude: None });
     let users = USERS.iter().flat_map(|user| {
         let user = (*user).to_owned();
-        [CallPlan::Send { user: user.clone() }, CallPlan::Queue { user }]
+        [CallPlan::Send { user: user.clone() }, CallPlan::Queue { user, event: 1 }]
     });
     let publish = |(number, call)| PublishPlan {
         at_ms: plan.last_ms,
@@ -165,10 +165,10 @@ async fn call(grpc: &mut Grpc, publish: &PublishPlan, marker: u64) -> Result<Ans
             let recipients = count(answer.active_connections);
             Ok(Answer { message_id: answer.message_id, recipients })
         }
-        CallPlan::Queue { user } => {
+        CallPlan::Queue { user, event } => {
             let answer = grpc.notify_queue_position(NotifyQueuePositionRequest {
                 user_id: user,
-                event_id: "1".to_owned(),
+                event_id: event.to_string(),
                 position: i32::try_from(marker).unwrap_or(i32::MAX),
                 idempotency_key,
                 ..Default::default()

@@ -89,7 +89,7 @@ impl Facts {
             Place::Latest { epoch, at, version, .. } => {
                 let at = self.by_offset.get(&(stream, epoch.0, at)).copied();
                 let at = at.unwrap_or_else(|| self.place(origin(stream, epoch)));
-                (Class::Latest(0), at, version)
+                (Class::Latest(queue(&payload)), at, version)
             }
         };
         let taken = Taken { node: Some(node), order: number as u64 + 1, version };
@@ -164,6 +164,12 @@ impl Facts {
         self.markers.iter().filter(|other| **other == Some(marker)).count()
     }
 
+    /// Whether a call was published as something with a place in the history.
+    pub(super) fn is_durable(&self, marker: u64) -> bool {
+        let mut of = self.markers.iter().zip(&self.truth.publications);
+        of.any(|(other, of)| *other == Some(marker) && of.class == Class::Durable)
+    }
+
     /// Which call an id names.
     pub(super) fn call(&self, stream: &str, id: &str) -> Option<u64> {
         let place = self.truth.place(self.truth.find(stream)?, id)?;
@@ -185,6 +191,12 @@ struct IngressMessage<'a> {
     user_id: Option<&'a str>,
     #[serde(borrow)]
     payload: &'a RawValue,
+}
+
+/// The event of a place in a queue.
+fn queue(payload: &str) -> u8 {
+    let payload: Value = serde_json::from_str(payload).unwrap_or_default();
+    payload["event_id"].as_str().and_then(|event| event.parse().ok()).unwrap_or_default()
 }
 
 /// Which call a payload comes from.

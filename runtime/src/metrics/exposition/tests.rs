@@ -10,8 +10,20 @@ use super::*;
 use crate::metrics::ServiceError;
 
 fn text_of(overview: &Overview, counters: &Counters, rooms_max: usize) -> String {
+    text_with(overview, counters, rooms_max, true)
+}
+
+fn text_with(overview: &Overview, counters: &Counters, rooms_max: usize, process: bool) -> String {
     let health = LinkHealth::default();
-    expose(&Scrape { overview, health: &health, counters, draining: false, rooms_max })
+    let draining = false;
+    expose(&Scrape { overview, health: &health, counters, draining, rooms_max, process })
+}
+
+#[test]
+fn an_instance_that_shares_its_process_tells_nothing_of_the_process() {
+    let text = text_with(&Overview::default(), &Counters::default(), 0, false);
+    assert!(text.contains("realtime_websocket_outbox_bytes 0"), "{text}");
+    assert!(!text.contains("process_"), "{text}");
 }
 
 #[track_caller]

@@ -10,7 +10,12 @@ use realtime_core::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{session::Asked, tier2::redis_host::Logged};
+use crate::{
+    plan::Class,
+    session::Asked,
+    tier2::{journal::Outboxes, redis_host::Logged},
+    truth::{Publication, Taken, Truth},
+};
 
 fn place(offset: u64) -> Position {
     let mid = if offset == 0 { Mid(0) } else { Mid((7 << 32) + offset) };
@@ -79,6 +84,7 @@ fn member(user: &str, heard: &[Value]) -> Session {
         pod: 0,
         since: Vec::new(),
         words,
+        opened: 0,
         closed: None,
         code: None,
     }
@@ -173,4 +179,51 @@ fn who_is_silent_for_too_long_is_closed_and_nobody_else_is_for_that() {
     assert!(said(None, None, nap)[0].contains("was silent from 2000000 us on"));
     assert!(said(None, Some(12 * second), nap)[0].contains("was silent"));
     assert!(said(Some(4408), Some(second), None)[0].contains("was not silent"));
+}
+
+#[test]
+fn no_more_waits_than_the_connections_of_an_instance_may_have() {
+    let said = |bytes, sessions: usize, knobs: &[(&str, &str)]| {
+        let knobs = knobs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let plan = Plan { knobs: knobs.collect(), ..calm() };
+        let sessions = (0..sessions).map(|_| member("bob", &[])).collect();
+        let outboxes = vec![Outboxes { asked_us: 1, us: 2, pod: 0, bytes }];
+        super::outboxes(&plan, &Journal { sessions, outboxes, ..Journal::default() })
+    };
+    let small = [("WS_OUTBOX_BYTES", "1000")];
+    assert!(said(2_000, 2, &small).is_empty());
+    assert!(said(2_001, 2, &small)[0].contains("2001 bytes wait for 2 connections of pod 0"));
+    assert!(said(2_001, 2, &[]).is_empty());
+}
+
+#[test]
+fn only_who_does_not_read_is_too_slow() {
+    let said = |naps: &[(usize, u64, u64)]| {
+        let session = Session { code: Some(4508), closed: Some(9), ..member("bob", &[]) };
+        let (sessions, naps) = (vec![session], naps.to_vec());
+        let plan = Plan { knobs: Vec::new(), ..calm() };
+        slow(&plan, &Journal { sessions, naps, ..Journal::default() })
+    };
+    assert!(said(&[(0, 1, 5)]).is_empty());
+    assert!(said(&[(1, 1, 5)])[0].contains("session 0 was closed, and read at once"));
+}
+
+#[test]
+fn where_nothing_is_lost_the_newest_value_of_each_key_comes() {
+    let publication = |key| Publication {
+        taken: Some(Taken { node: None, order: 1, version: 1 }),
+        ..Publication::new(0, Class::Latest(key), "booking:queue_position", String::new())
+    };
+    let mut truth = Truth::default();
+    let stream = truth.stream("user:bob");
+    for (marker, key) in [(0, 1), (1, 2), (2, 1)] {
+        truth.add(publication(key), marker);
+    }
+    let mut session = Listener::new(&member("bob", &[])).session;
+    session.streams.insert(stream, session::Seen::default());
+    assert_eq!(values::of_each_key(&truth, &session, &[1, 2]), Ok(()));
+    let failure = values::of_each_key(&truth, &session, &[0, 2]).unwrap_err();
+    assert!(failure.to_string().contains("the newest value of 2 did not come"));
+    session.streams.clear();
+    assert_eq!(values::of_each_key(&truth, &session, &[]), Ok(()));
 }
