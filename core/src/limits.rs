@@ -67,6 +67,8 @@ pub struct RelayLimits {
     pub linger: Duration,
     /// Bytes of live entries held for one stream while its head is read.
     pub held_bytes_max: usize,
+    /// How long they are held.
+    pub repair_timeout: Duration,
     /// Receipts waited for at once.
     pub expected_max: u32,
     /// Reads of one head that may fail to join up with what arrives meanwhile. After that many the

@@ -46,6 +46,8 @@ pub struct Config {
     /// `POSITION_CHECK`, but at most a quarter of `POSITION_TTL`: in this time each stream is
     /// compared with the broker once.
     pub position_check: Duration,
+    /// `REPAIR_TIMEOUT`
+    pub repair_timeout: Duration,
     /// `DELIVERY_LATEST`: event types, beside `booking:queue_position`, of which only the newest
     /// value matters.
     pub latest_types: Vec<String>,

@@ -469,6 +469,7 @@ fn relay_limits(config: &Config) -> RelayLimits {
         in_flight_bytes_max: IN_FLIGHT_BYTES,
         linger: LINGER,
         held_bytes_max: HELD_BYTES,
+        repair_timeout: config.repair_timeout,
         expected_max: EXPECTED,
         head_reads_max: HEAD_READS,
         position_check: config.position_check,

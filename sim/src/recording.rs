@@ -100,6 +100,7 @@ mod tests {
             in_flight_bytes_max: 1_000,
             linger: Duration::from_secs(30),
             held_bytes_max: 1_000,
+            repair_timeout: Duration::from_secs(2),
             expected_max: 10,
             head_reads_max: 3,
             subscribe_timeout: Duration::from_secs(5),

@@ -291,6 +291,8 @@ pub const REACHABLE: &[&str] = &[
     "relay_gap_filled",
     "relay_head_never_joins_up",
     "relay_head_unreadable",
+    "relay_reads_hurried",
+    "relay_repair_timed_out",
     "relay_held_overflow",
     "relay_history_read_again",
     "relay_joined_while_unsubscribing",

@@ -40,6 +40,7 @@ impl Instance {
             in_flight_bytes_max: 1 << 20,
             linger: Duration::from_secs(30),
             held_bytes_max: 1 << 20,
+            repair_timeout: Duration::from_secs(2),
             expected_max: 1_000,
             head_reads_max: 3,
             position_check: Duration::from_secs(300),

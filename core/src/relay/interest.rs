@@ -234,7 +234,7 @@ impl Relay {
                 let stream = self.streams[index].name.clone();
                 turn.actions.push(Action::Unsubscribe { stream });
             }
-            Subscription::Confirmed => self.read_head(index, turn),
+            Subscription::Confirmed => self.head_timed_out(index, turn),
             // It is not repeated: on a connection that lives the answer comes, and a second one
             // could overtake a SUBSCRIBE.
             Subscription::Leaving => {

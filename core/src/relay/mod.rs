@@ -1,10 +1,11 @@
 //! The cluster side of an instance.
 //!
 //! A relay keeps a record of each stream that some worker wants: `interest` brings it from unknown
-//! to subscribed and back, `order` from subscribed to live and keeps its order, `history` fills in
-//! what was missed, `check` finds losses that nothing else shows, `outlet` sends what comes of it
-//! to the workers and bounds what is on its way to them, `receipts` counts whom publications
-//! reached, here and on other instances, of which `peers` knows.
+//! to subscribed and back, `order` from subscribed to live and keeps its order, `retry` reads again
+//! what could not be read, `history` fills in what was missed, `check` finds losses that nothing
+//! else shows, `outlet` sends what comes of it to the workers and bounds what is on its way to
+//! them, `receipts` counts whom publications reached, here and on other instances, of which `peers`
+//! knows.
 
 mod check;
 mod history;
@@ -14,6 +15,7 @@ mod order;
 mod outlet;
 mod peers;
 mod receipts;
+mod retry;
 mod stats;
 mod stream;
 mod streams;
@@ -41,6 +43,7 @@ use crate::{
 use check::Checks;
 use outlet::{Forward, Outlet};
 use peers::Pulse;
+use retry::Retries;
 use stream::Class;
 use streams::{StreamIndex, Streams};
 
@@ -63,6 +66,7 @@ pub struct Relay {
     /// Reads whose answers are awaited.
     reads: BTreeMap<ReadId, StreamIndex>,
     next_read: u64,
+    retries: Retries,
     /// Joins that wait for an answer, of all streams.
     waiting: usize,
     /// The timers of all streams.
@@ -97,6 +101,7 @@ impl Relay {
             asked: 0,
             reads: BTreeMap::new(),
             next_read: 0,
+            retries: Retries::default(),
             waiting: 0,
             timers: BTreeSet::new(),
         }

@@ -6,8 +6,6 @@
 //! or, where the history does not prove that it is complete, members are told that something is
 //! lacking.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use crate::{
@@ -123,8 +121,9 @@ impl Relay {
                 turn.actions.push(Action::Reach("relay_order_suspect"));
                 stream.head = Head::Reading;
                 stream.busy().drop_held();
+                let next_read = self.next_read;
                 self.hold(index, entry, bytes, turn);
-                if self.streams[index].head == Head::Reading {
+                if self.next_read == next_read {
                     self.read_head(index, turn);
                 }
             }
@@ -149,24 +148,38 @@ impl Relay {
     /// Keeps an entry until the head is known.
     fn hold(&mut self, index: StreamIndex, entry: Entry, bytes: usize, turn: &mut Turn<'_>) {
         let bytes_max = self.limits.held_bytes_max;
-        let stream = &mut self.streams[index];
-        let last = stream.last;
-        let busy = stream.busy();
+        let busy = self.streams[index].busy();
         if durable(&entry).is_some_and(|(position, _)| busy.holds(position)) {
             self.outlet.stats.duplicates += 1;
             return;
         }
+        let is_durable = durable(&entry).is_some();
         busy.held.push(entry);
         busy.held_bytes += bytes + size_of::<Entry>();
         if busy.held_bytes <= bytes_max {
+            if is_durable {
+                self.wait_for_head(index, turn);
+            }
             return;
         }
         turn.actions.push(Action::Reach("relay_held_overflow"));
-        if let Some(resumption) = busy.newest(last) {
-            return self.go_live(index, Some(resumption), None, None, turn);
+        self.give_held(index, turn);
+    }
+
+    /// Gives members what is held of a stream whose head is not known yet. What they lack, the head
+    /// tells when it is.
+    pub(super) fn give_held(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
+        let stream = &mut self.streams[index];
+        let last = stream.last;
+        let busy = stream.busy();
+        let restoring = busy.restoring;
+        if let Some(resumption) = busy.tail(last) {
+            self.go_live(index, Some(resumption), None, None, turn);
+            self.read_head(index, turn);
+            self.streams[index].busy().restoring = restoring; // Values are lacking as before.
+            return;
         }
-        let held = std::mem::take(&mut busy.held);
-        busy.held_bytes = 0;
+        let held = busy.take_held();
         busy.covered = 0;
         stream.seats.iter_mut().for_each(|seat| seat.owed = true);
         self.miss(index, &held, turn);
@@ -174,12 +187,13 @@ impl Relay {
 
     /// Asks for the head of a stream that some worker wants.
     pub(super) fn read_head(&mut self, index: StreamIndex, turn: &mut Turn<'_>) {
-        self.set_timer(index, None);
         let stream = &mut self.streams[index];
         if stream.head == Head::Live {
             stream.busy().drop_held();
         }
         stream.head = Head::Reading;
+        let by = stream.busy().repair_by;
+        self.set_timer(index, by);
         self.ask(index, turn);
     }
 
@@ -209,22 +223,16 @@ impl Relay {
         turn: &mut Turn<'_>,
     ) {
         let Some(index) = self.reads.remove(&read) else { return };
+        let is_read = history.is_some();
         let stream = &mut self.streams[index];
         stream.busy().read = None;
         match history {
             history if stream.head == Head::Live => self.caught_up(index, history.as_ref(), turn),
             Some(history) => self.resume(index, &history, turn),
-            None => {
-                turn.actions.push(Action::Reach("relay_head_unreadable"));
-                let busy = stream.busy();
-                busy.failures += 1;
-                busy.reads = 0;
-                let pause = backoff(busy.failures);
-                let jitter = u64::try_from(pause.as_nanos() / 2).unwrap_or(u64::MAX);
-                let jitter = Duration::from_nanos(self.rng.below(jitter));
-                self.set_timer(index, Some(turn.now + pause / 2 + jitter));
-                self.refuse_all(index, turn);
-            }
+            None => self.head_unreadable(index, turn),
+        }
+        if is_read {
+            self.hurry_reads(turn);
         }
         self.pump(turn);
     }
@@ -252,7 +260,7 @@ impl Relay {
                 turn.actions.push(Action::Reach("relay_head_never_joins_up"));
                 let (base, from, missed) = (history.head, busy.held.len(), last.is_some());
                 let at_head = Resumption { base, from, missed, fill: None };
-                let resumption = busy.newest(last).unwrap_or(at_head);
+                let resumption = busy.tail(last).unwrap_or(at_head);
                 self.go_live(index, Some(resumption), None, values, turn);
             }
         }
@@ -507,18 +515,6 @@ impl Relay {
         }
     }
 }
-
-/// How long to wait before a head is read again, after so many failures in a row, less a jitter of
-/// up to a half.
-fn backoff(failures: u32) -> Duration {
-    (RETRY_MIN * 2_u32.saturating_pow(failures.saturating_sub(1).min(16))).min(RETRY_MAX)
-}
-
-/// First pause before a head that could not be read is read again.
-const RETRY_MIN: Duration = Duration::from_millis(200);
-
-/// Longest pause.
-const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// How long members of one stream are given to refetch, in milliseconds.
 const SPREAD_MS_MIN: u32 = 5_000;

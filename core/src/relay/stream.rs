@@ -8,7 +8,7 @@ use crate::{
     time::Instant,
 };
 
-use super::history::Run;
+use super::history::{Run, before};
 
 /// A stream that some worker wants, or wanted until recently. What only a stream in transition
 /// needs is boxed: an idle one takes less than 256 bytes, all told.
@@ -98,6 +98,8 @@ pub(super) struct Busy {
     /// forwarded while its history is read.
     pub(super) held: Vec<Entry>,
     pub(super) held_bytes: usize,
+    /// When members are given what is held, whether or not the head is known.
+    pub(super) repair_by: Option<Instant>,
     /// Held entries that had arrived before the read was asked for: the head includes them.
     pub(super) covered: usize,
     /// Something arrived since the read was asked for that could not be read as an entry.
@@ -302,8 +304,14 @@ impl Busy {
 
     /// Forgets what is held.
     pub(super) fn drop_held(&mut self) {
-        self.held = Vec::new();
+        drop(self.take_held());
+    }
+
+    /// Gives what is held.
+    pub(super) fn take_held(&mut self) -> Vec<Entry> {
         self.held_bytes = 0;
+        self.repair_by = None;
+        std::mem::take(&mut self.held)
     }
 
     /// Forgets reads and gives what was held meanwhile.
@@ -314,9 +322,8 @@ impl Busy {
         self.failures = 0;
         self.restoring = false;
         self.unreadable = false;
-        self.held_bytes = 0;
         self.covered = 0;
-        std::mem::take(&mut self.held)
+        self.take_held()
     }
 
     /// Whether the entry at `position` is already held. Looks as far back as a live stream does.
@@ -328,16 +335,26 @@ impl Busy {
             .any(|entry| durable(entry).is_some_and(|(held, _)| held == position))
     }
 
-    /// Where to go on when the head can't be told: what comes after the newest entry is complete,
-    /// since a channel keeps the order. None when no durable entry is held that is newer than the
-    /// last position: one may be late, and nobody is taken back without the head.
-    pub(super) fn newest(&self, last: Option<Position>) -> Option<Resumption> {
+    /// Where to go on when the head can't be told: from before the first of the newest entries that
+    /// follow one another. None when no durable entry is held that is newer than the last position:
+    /// one may be late, and nobody is taken back without the head.
+    pub(super) fn tail(&self, last: Option<Position>) -> Option<Resumption> {
         let place = |position: Position| (position.epoch, position.offset);
-        let is_newer = |position: &Position| last.is_none_or(|last| place(*position) > place(last));
-        let (at, base) = self.held.iter().enumerate().rev().find_map(|(at, entry)| {
-            durable(entry).map(|(position, _)| position).filter(is_newer).map(|p| (at, p))
-        })?;
-        Some(Resumption { base, from: at + 1, missed: last.is_some(), fill: None })
+        let is_newer = |position: Position| last.is_none_or(|last| place(position) > place(last));
+        let held = self.held.iter().enumerate().rev();
+        let mut held = held.filter_map(|(at, entry)| Some((at, durable(entry)?)));
+        let mut first = held.find(|(_, (position, _))| is_newer(*position))?;
+        for (at, (position, prev)) in held {
+            let (_, (next, named)) = first;
+            if position != next && !(is_newer(position) && follows(position, next, named)) {
+                break;
+            }
+            first = (at, (position, prev));
+        }
+        let (from, (position, prev)) = first;
+        let base = before(position, prev);
+        let missed = last.is_some_and(|last| last != base);
+        Some(Resumption { base, from, missed, fill: None })
     }
 
     /// Where to go on, now that the head and a `run` to it are known. None when what is held does

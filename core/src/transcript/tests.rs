@@ -130,6 +130,7 @@ fn life_of_a_relay() -> String {
         in_flight_bytes_max: 1_000,
         linger: Duration::from_secs(30),
         held_bytes_max: 1_000,
+        repair_timeout: Duration::from_secs(2),
         expected_max: 10,
         head_reads_max: 3,
         position_check: Duration::from_secs(300),

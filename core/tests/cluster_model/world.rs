@@ -404,6 +404,7 @@ fn relay_limits() -> RelayLimits {
         in_flight_bytes_max: 1 << 20,
         linger: Duration::from_secs(30),
         held_bytes_max: 700,
+        repair_timeout: Duration::from_secs(2),
         expected_max: 4,
         head_reads_max: 3,
         position_check: Duration::from_secs(30),

@@ -148,6 +148,7 @@ impl World {
             in_flight_bytes_max: 1 << 20,
             linger: LINGER,
             held_bytes_max,
+            repair_timeout: Duration::from_secs(2),
             expected_max: 4,
             head_reads_max: 3,
             position_check: Duration::from_secs(30),

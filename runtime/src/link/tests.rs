@@ -93,6 +93,7 @@ fn limits() -> RelayLimits {
         in_flight_bytes_max: 1 << 16,
         linger: Duration::from_secs(30),
         held_bytes_max: 1 << 16,
+        repair_timeout: Duration::from_secs(2),
         expected_max: 16,
         head_reads_max: 3,
         position_check: Duration::from_secs(300),

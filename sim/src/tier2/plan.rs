@@ -342,15 +342,19 @@ fn client(seed: u64, number: usize) -> ClientPlan {
     ClientPlan { user, at_ms, rooms, habit, since: rng.below(3) > 0 }
 }
 
-/// In some plans the clocks of instances and of Redis differ by less than a second, or by minutes.
+/// In some plans the clocks of instances and of Redis differ by less than a second, or by minutes:
+/// by a clock that is some seconds behind, tokens that soon are over would be so in the quiet time.
 fn clocks(rng: &mut Rng, pods: usize) -> Vec<(String, i64)> {
-    let most_ms: i64 = match rng.below(6) {
-        0 => 1_000,
-        1 => 600_000,
+    let (least_ms, most_ms) = match rng.below(6) {
+        0 => (0, 1_000),
+        1 => (60_000, 600_000),
         _ => return Vec::new(),
     };
     let hosts = (0..pods).map(pod_name).chain(["redis".to_owned()]);
-    let mut ahead_ms = || rng.below(2 * most_ms.unsigned_abs()).cast_signed() - most_ms;
+    let mut ahead_ms = || {
+        let by_ms = (least_ms + rng.below(most_ms - least_ms)).cast_signed();
+        if rng.below(2) == 0 { by_ms } else { -by_ms }
+    };
     hosts.map(|host| (host, ahead_ms())).collect()
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use realtime_core::{relay::Ingress, time::Instant};
+use serde_json::Value;
 
 use super::{
     client::Client,
@@ -207,8 +208,8 @@ impl World {
                     break;
                 }
                 let step = entry.remove();
-                let text = format!("{step:?}").replace('"', "'");
-                trace::note("", format_args!("\"step\":\"{text}\""));
+                let text = format!("{step:?}").replace("\\\"", "'").replace('"', "'");
+                trace::note("", format_args!("\"step\":{}", Value::from(text)));
                 self.step(step, now_ms);
             }
             self.bury_the_stopped(now_ms);

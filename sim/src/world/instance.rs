@@ -337,6 +337,7 @@ fn relay_limits(knobs: &Knobs) -> RelayLimits {
         in_flight_bytes_max: 8 << 20,
         linger: Duration::from_millis(knobs.linger_ms),
         held_bytes_max: knobs.held_bytes,
+        repair_timeout: Duration::from_secs(2),
         expected_max: knobs.expected,
         head_reads_max: knobs.head_reads,
         position_check: knobs.position_check(),

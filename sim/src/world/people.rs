@@ -304,17 +304,20 @@ impl World<'_, '_> {
             }
             Heard::Resynced { stream, knew, after_ms } => {
                 self.refetches.saw(after_ms);
-                // A stream that is read again and again, and loses more meanwhile, is given up.
-                let is_given_up = self.reached.contains("relay_head_never_joins_up");
-                let is_repaired = self.is_lossless || (self.is_repaired && !is_given_up);
+                // A stream that is read again and again, and loses more meanwhile, is given up;
+                // and one that is read for too long.
+                let is_lossy = self.reached.contains("relay_head_never_joins_up");
+                let is_late = self.reached.contains("relay_repair_timed_out");
+                let is_repaired = !is_late && (self.is_lossless || (self.is_repaired && !is_lossy));
                 if is_repaired && knew {
                     let name = self.truth.name(stream);
                     let what = format!("{name}: nothing can have been missed");
                     return Err(Failure::new("resync", what));
                 }
                 let newest = self.broker.versions(stream).max().unwrap_or(0);
+                // Values are not known either when what is held is given.
                 if let Some(seen) = self.sessions[session].streams.get_mut(&stream)
-                    && !knew
+                    && (!knew || is_late)
                 {
                     seen.fetched = newest;
                 }

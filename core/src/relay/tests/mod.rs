@@ -7,6 +7,7 @@ mod order;
 mod outlet;
 mod peers;
 mod receipts;
+mod retry;
 mod rollover;
 mod values;
 
@@ -36,6 +37,7 @@ fn limits() -> RelayLimits {
         in_flight_bytes_max: 1 << 20,
         linger: Duration::from_secs(30),
         held_bytes_max: 1 << 20,
+        repair_timeout: Duration::from_secs(2),
         expected_max: 4,
         head_reads_max: 3,
         position_check: Duration::from_secs(300),

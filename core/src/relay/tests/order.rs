@@ -165,14 +165,14 @@ fn a_head_that_never_joins_up_is_given_up() {
     step(&mut relay, 0, came(30));
     assert_eq!(
         step(&mut relay, 0, head(2, 5)),
-        ["reach relay_head_never_joins_up", "0: joined 1 at 30"]
+        ["reach relay_head_never_joins_up", "0: joined 1 at 29", "0: 0 at 30"]
     );
-    assert_eq!(step(&mut relay, 0, came(31)), ["0: 0 at 31"]);
+    assert_eq!(step(&mut relay, 0, came(31)), ["0: 1 at 31"]);
 }
 
 #[test]
-fn a_stream_that_holds_too_much_goes_on_from_its_newest_entry() {
-    let limits = RelayLimits { held_bytes_max: 1_000, ..limits() };
+fn a_stream_that_holds_too_much_goes_on_with_what_it_holds() {
+    let limits = RelayLimits { held_bytes_max: 1_000, in_flight_max: 100, ..limits() };
     let mut relay = Relay::new(limits, BOOT, 7, Instant(0));
     step(&mut relay, 0, link_up(1));
     step(&mut relay, 0, join(0, 1, ROOM));
@@ -187,11 +187,19 @@ fn a_stream_that_holds_too_much_goes_on_from_its_newest_entry() {
         assert!(offset < 20, "held without bound");
     };
     // Who joins is given the latest values, which are not known yet.
-    assert_eq!(said, ["reach relay_held_overflow", "read 1 of event:1"]);
+    assert_eq!(said[0], "reach relay_held_overflow");
+    let forwarded: Vec<_> = (6..=offset).map(|at| format!("0: {} at {at}", at - 6)).collect();
+    assert_eq!(said[1..=forwarded.len()], forwarded);
+    assert_eq!(
+        said[forwarded.len() + 1..],
+        ["read 1 of event:1".to_owned(), format!("read 2 of event:1 after {offset}")]
+    );
     assert_eq!(step(&mut relay, 0, head(0, 5)), [""; 0]);
+    assert_eq!(step(&mut relay, 0, head(1, offset)), [""; 0]);
     let joined = format!("0: joined 1 at {offset}");
-    assert_eq!(step(&mut relay, 0, head(1, offset)), [joined]);
-    assert_eq!(step(&mut relay, 0, came(offset + 1)), [format!("0: 0 at {}", offset + 1)]);
+    assert_eq!(step(&mut relay, 0, head(2, offset)), [joined]);
+    let next = format!("0: {} at {}", forwarded.len(), offset + 1);
+    assert_eq!(step(&mut relay, 0, came(offset + 1)), [next]);
 }
 
 #[test]
