@@ -11,6 +11,7 @@ use std::{
 use crate::{
     plan::Plan,
     shrink::{shrink, size},
+    tier2,
     world::{self, Outcome},
 };
 
@@ -102,10 +103,13 @@ pub(crate) fn difference(one: &str, other: &str) -> Answer {
 /// Lines before a difference, and of each side behind it.
 const CONTEXT_LINES: usize = 3;
 
-/// Reads a plan.
+/// Reads a plan, which may be one of tier 2.
 pub fn read(path: &Path) -> Result<Plan, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    serde_json::from_str(&text).or_else(|error| {
+        let plan = serde_json::from_str::<tier2::plan::Plan>(&text);
+        plan.map(|plan| plan.lowered()).map_err(|_| format!("{}: {error}", path.display()))
+    })
 }
 
 /// A plan as it is kept.
@@ -126,12 +130,13 @@ pub fn shrink_to(plan: &Plan, path: &Path) -> Answer {
     (0, format!("{failure}\nfrom {from} to {to} things in {runs} runs: sim replay {path}\n"))
 }
 
-/// Replays every plan that once failed.
+/// Replays every plan that once failed, also those of tier 2 in a folder of that name.
 pub fn corpus(folder: &Path) -> Answer {
-    let plans = match plans(folder) {
+    let mut plans = match plans(folder) {
         Ok(plans) => plans,
         Err(error) => return (2, format!("sim: {}: {error}\n", folder.display())),
     };
+    plans.extend(self::plans(&folder.join("tier2")).unwrap_or_default());
     for path in &plans {
         let failure = match read(path) {
             Ok(plan) => world::run(&plan).verdict.err().map(|failure| failure.to_string()),

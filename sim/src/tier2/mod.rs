@@ -11,6 +11,7 @@ mod clocks;
 mod host;
 mod journal;
 mod judge;
+mod lower;
 mod net;
 pub mod plan;
 mod probe;
