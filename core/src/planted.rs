@@ -33,6 +33,7 @@ pub const NAMES: &[&str] = &[
     "overhear that a stream is rolled over",
     "compare no stream with the broker",
     "compare only what is ahead",
+    "compare no values",
     "leave out the first missed one",
     "call a trimmed history whole",
     "resume what is excluded",

@@ -25,7 +25,7 @@ use realtime_core::{
     id::{BootId, CheckId, Mid, Position, ReadId, WorkerId},
     limits::RelayLimits,
     link::{ToRelay, ToShard},
-    relay::{Action, Destination, History, Input, Peer, Relay, RelayStats},
+    relay::{Action, Destination, History, Input, Peer, Relay, RelayStats, StreamHead},
     rng::Rng,
     stream::StreamName,
     time::Instant,
@@ -191,7 +191,7 @@ enum Happened {
 
 type Tell = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-type Heads = Option<Vec<Option<Position>>>;
+type Heads = Option<Vec<Option<StreamHead>>>;
 
 type Compare = Pin<Box<dyn Future<Output = (CheckId, Heads)> + Send>>;
 

@@ -183,7 +183,7 @@ fn request(deed: &Deed) -> Vec<String> {
         Deed::Read { after } => {
             call("read", &["meta", "log", "latest"], &None, &[&hex(&0xEF), ttl, after])
         }
-        Deed::Heads => call("heads", &["meta", "log"], &None, &[ttl]),
+        Deed::Heads => call("heads", &["meta", "latest", "log", "latest"], &None, &[ttl]),
         Deed::Evict(key) => vec!["DEL".into(), name(key)],
         Deed::Write(key, text) => vec!["SET".into(), name(key), (*text).into()],
         Deed::Push(key, text) => vec!["RPUSH".into(), name(key), (*text).into()],

@@ -141,12 +141,33 @@ async fn the_heads_of_many_streams_are_read_at_once() {
         broker.read(stream("user:1"), EPOCH, None, None).await.unwrap();
         broker.publish(latest("event:3", 3, "queue 9")).await.unwrap();
         let asked = ["event:1", "user:1", "event:2", "event:3"].map(stream);
-        let heads = broker.heads(asked.to_vec()).await.unwrap();
-        let places: Vec<_> = heads.into_iter().map(place).collect();
+        let places: Vec<_> =
+            positions(&broker, asked.to_vec()).await.into_iter().map(place).collect();
         let expected = [position(2, 2), position(0, 0)].map(|at| place(Some(at)));
         assert_eq!(places, [expected[0], expected[1], None, None]);
         // Nothing was made by looking.
         assert_eq!(broker.heads(vec![stream("event:2")]).await.unwrap(), [None]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_tells_the_version_of_the_newest_value() {
+    on_both(retention(), async |broker| {
+        let mut subscription = subscribe(&broker, &["user:1"]).await;
+        let version = async || {
+            let heads = broker.heads(vec![stream("user:1")]).await.unwrap();
+            heads[0].unwrap().version
+        };
+        broker.publish(publish("user:1", 1)).await.unwrap();
+        durable(&mut subscription, "user:1").await;
+        assert_eq!(version().await, 0);
+        for (mid, field) in [(2, "queue 1"), (3, "queue 2")] {
+            broker.publish(latest("user:1", mid, field)).await.unwrap();
+            let place = entry(&mut subscription, "user:1").await.place;
+            let Place::Latest { version: published, .. } = place else { panic!("{place:?}") };
+            assert_eq!(version().await, published);
+        }
     })
     .await;
 }
@@ -162,7 +183,7 @@ async fn looking_at_a_head_lets_it_live_on() {
         let mut looks = tokio::time::interval(position_ttl / 10);
         while start.elapsed() < 3 * position_ttl {
             looks.tick().await;
-            let heads = broker.heads(vec![stream("event:1")]).await.unwrap();
+            let heads = positions(&broker, vec![stream("event:1")]).await;
             assert_eq!(heads, [Some(position(1, 1))]);
         }
         assert_eq!(broker.heads(vec![stream("event:2")]).await.unwrap(), [None]);

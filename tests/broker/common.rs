@@ -127,6 +127,15 @@ pub(crate) fn position(offset: u64, mid: u64) -> Position {
 }
 
 /// Subscribes to `names` and waits until it holds.
+/// Where streams are.
+pub(crate) async fn positions(
+    broker: &SharedBroker,
+    streams: Vec<StreamName>,
+) -> Vec<Option<Position>> {
+    let heads = broker.heads(streams).await.unwrap();
+    heads.into_iter().map(|head| head.map(|head| head.position)).collect()
+}
+
 pub(crate) async fn subscribe(broker: &SharedBroker, names: &[&str]) -> Subscription {
     let mut subscription = broker.subscribe().await.unwrap();
     let streams = names.iter().map(|name| stream(name)).collect();

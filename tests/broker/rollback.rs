@@ -95,7 +95,7 @@ async fn a_server_that_has_lost_what_was_acknowledged_gives_those_numberings_up(
     assert!(server.launch());
     until(async || broker.probe(0).await.is_ok()).await;
     let streams = names.into_iter().chain(["user:3"]).map(stream).collect();
-    let heads = broker.heads(streams).await.unwrap();
+    let heads = positions(&broker, streams).await;
     for (at, offset) in [(0, 6), (2, 6)] {
         let head = heads[at].unwrap();
         assert!(head.epoch > EPOCH, "{head:?}");
@@ -109,7 +109,7 @@ async fn a_server_that_has_lost_what_was_acknowledged_gives_those_numberings_up(
     server.kill();
     assert!(server.launch());
     until(async || broker.probe(0).await.is_ok()).await;
-    assert_eq!(broker.heads(vec![stream("event:1")]).await.unwrap(), [published]);
+    assert_eq!(positions(&broker, vec![stream("event:1")]).await, [published]);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn what_a_server_was_seen_to_have_is_looked_for_at_the_next_one_too() {
         server.kill();
         assert!(server.launch());
         until(async || broker.probe(0).await.is_ok()).await;
-        let head = broker.heads(vec![stream("event:1")]).await.unwrap()[0].unwrap();
+        let head = positions(&broker, vec![stream("event:1")]).await[0].unwrap();
         assert!(!epochs.contains(&head.epoch), "{head:?}");
         epochs.push(head.epoch);
     }
@@ -149,7 +149,7 @@ async fn who_has_called_something_a_duplicate_vouches_for_the_first_one() {
     server.kill();
     assert!(server.launch());
     until(async || broker.probe(0).await.is_ok()).await;
-    let head = broker.heads(vec![stream("event:1")]).await.unwrap()[0].unwrap();
+    let head = positions(&broker, vec![stream("event:1")]).await[0].unwrap();
     assert!(head.epoch > EPOCH, "{head:?}");
     assert_eq!((head.offset, head.mid), (2, Mid(0)));
 }

@@ -1,5 +1,5 @@
-//! Comparing streams with the broker: that the last message of an idle stream was lost is found by
-//! nothing else.
+//! Comparing streams with the broker: that the last message or value of an idle stream was lost is
+//! found by nothing else.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    Action, Relay, Turn,
+    Action, Relay, StreamHead, Turn,
     stream::{Head, Stream},
     streams::StreamIndex,
 };
@@ -28,9 +28,19 @@ pub(super) struct Checks {
     last: CheckId,
     /// What the newest one is about and where that was, until it is answered.
     asked: Vec<(StreamName, Position)>,
-    /// Streams that the broker was ahead in, where they were then, and when to look at them again:
-    /// what is lacking may be on its way.
-    late: VecDeque<(Instant, StreamName, Position)>,
+    /// Streams that the broker was ahead in, in the order of time.
+    late: VecDeque<Late>,
+}
+
+/// A stream that is looked at again: what it lacks may be on its way.
+#[derive(Debug, Hash)]
+struct Late {
+    at: Instant,
+    stream: StreamName,
+    /// Where it was, if the broker had more.
+    was: Option<Position>,
+    /// The version that the broker had.
+    version: u64,
 }
 
 /// What a comparison shows.
@@ -52,7 +62,7 @@ impl Checks {
 
     /// When something is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let late = self.late.front().map(|(at, ..)| *at);
+        let late = self.late.front().map(|late| late.at);
         self.next.into_iter().chain(late).min()
     }
 
@@ -82,12 +92,8 @@ impl Relay {
 
     /// Compares the next streams, when it is time to.
     pub(super) fn check(&mut self, turn: &mut Turn<'_>) {
-        while let Some((at, ..)) = self.checks.late.front()
-            && *at <= turn.now
-        {
-            let late = self.checks.late.pop_front();
-            let (_, name, was) = late.expect("it was looked at");
-            self.look_again(&name, was, turn);
+        while let Some(late) = self.checks.late.pop_front_if(|late| late.at <= turn.now) {
+            self.look_again(&late, turn);
         }
         if self.checks.next.is_none_or(|next| next > turn.now) {
             return;
@@ -125,7 +131,7 @@ impl Relay {
     pub(super) fn compared(
         &mut self,
         check: CheckId,
-        heads: Option<Vec<Option<Position>>>,
+        heads: Option<Vec<Option<StreamHead>>>,
         turn: &mut Turn<'_>,
     ) {
         if check != self.checks.last {
@@ -136,9 +142,17 @@ impl Relay {
         self.outlet.stats.compared += asked.len() as u64;
         for ((name, was), head) in asked.into_iter().zip(heads) {
             let Some((index, last)) = self.live(&name) else { continue };
-            match head.map_or(Finding::Other, |head| compare(was, last, head)) {
+            let version = head.map_or(0, |head| head.version);
+            let at = turn.now + LATE;
+            match head.map_or(Finding::Other, |head| compare(was, last, head.position)) {
+                Finding::Same if planted!("compare no values") => {}
+                Finding::Same if version > self.streams[index].version => {
+                    self.checks.late.push_back(Late { at, stream: name, was: None, version });
+                }
                 Finding::Same => {}
-                Finding::Behind => self.checks.late.push_back((turn.now + LATE, name, last)),
+                Finding::Behind => {
+                    self.checks.late.push_back(Late { at, stream: name, was: Some(last), version });
+                }
                 Finding::Other if planted!("compare only what is ahead") => {}
                 Finding::Other => {
                     turn.actions.push(Action::Reach("relay_check_differs"));
@@ -150,10 +164,10 @@ impl Relay {
     }
 
     /// What the broker had more of has had its time to come. A stream that has moved shows by
-    /// itself whether it lacks anything.
-    fn look_again(&mut self, name: &StreamName, was: Position, turn: &mut Turn<'_>) {
-        if let Some((index, last)) = self.live(name)
-            && last == was
+    /// itself whether it lacks a message.
+    fn look_again(&mut self, late: &Late, turn: &mut Turn<'_>) {
+        if let Some((index, last)) = self.live(&late.stream)
+            && (late.was == Some(last) || late.version > self.streams[index].version)
         {
             turn.actions.push(Action::Reach("relay_check_finds_a_loss"));
             self.outlet.stats.compared_unequal += 1;

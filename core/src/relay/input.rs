@@ -67,9 +67,9 @@ pub enum Input {
     Compared {
         /// Which one.
         check: CheckId,
-        /// The place of the newest durable publication of each stream, none for a stream that has
-        /// no numbering; none at all when the broker could not say.
-        heads: Option<Vec<Option<Position>>>,
+        /// Where each stream is, none for one that has no numbering; none at all when the broker
+        /// could not say.
+        heads: Option<Vec<Option<StreamHead>>>,
     },
     /// The service is about to publish and wants to know how many connections were reached. Comes
     /// before the broker is asked to publish.
@@ -101,6 +101,15 @@ pub enum Input {
     Leaving,
     /// The deadline that `next_deadline` named has passed.
     TimedOut,
+}
+
+/// Where a stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamHead {
+    /// The place of the newest durable publication.
+    pub position: Position,
+    /// The version of the newest value; 0 when none is kept.
+    pub version: u64,
 }
 
 /// Where a stream is, and what of its history was asked for.

@@ -25,7 +25,7 @@ mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use input::{Action, Channel, Destination, History, Ingress, Input, RunId};
+pub use input::{Action, Channel, Destination, History, Ingress, Input, RunId, StreamHead};
 pub use peers::Peer;
 pub use stats::RelayStats;
 

@@ -58,10 +58,12 @@ impl Values {
         Self { list, merged: BTreeMap::new() }
     }
 
-    /// Leaves out what was published after `end`: it comes by itself.
-    fn end_at(&mut self, end: Option<Position>) {
+    /// Leaves out what was published after `end`: it comes by itself, unless it has come, up to
+    /// the version `known`.
+    fn end_at(&mut self, end: Option<Position>, known: u64) {
         self.list.retain(|value| {
-            end.is_none_or(|end| value.epoch != end.epoch || value.at <= end.offset)
+            let is_within = |end: Position| value.epoch != end.epoch || value.at <= end.offset;
+            value.version <= known || end.is_none_or(is_within)
         });
     }
 
@@ -148,7 +150,7 @@ impl Relay {
         };
         let (known, read) = (stream.version, values.version());
         stream.valued = read > 0;
-        values.end_at(end);
+        values.end_at(end, known);
         if !planted!("let a latest value that was read come again") {
             stream.version = known.max(values.version());
         }

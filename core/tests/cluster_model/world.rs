@@ -361,7 +361,10 @@ impl World {
                     self.broker.reads.push_back(Read { id, stream, after, answer: None });
                 }
                 relay::Action::Compare { check, streams } => {
-                    let heads = streams.iter().map(|it| Some(self.broker.head(index(it.as_str()))));
+                    let heads = streams.iter().map(|it| {
+                        let position = self.broker.head(index(it.as_str()));
+                        Some(relay::StreamHead { position, version: 0 })
+                    });
                     let heads = Some(heads.collect());
                     self.relay(relay::Input::Compared { check, heads });
                 }

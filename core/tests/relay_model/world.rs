@@ -11,7 +11,7 @@ use realtime_core::{
     id::{BootId, DispatchId, Epoch, Generation, Mid, Position, ReadId, RequestId, WorkerId},
     limits::RelayLimits,
     link::{Since, Suffix, ToRelay, ToShard},
-    relay::{Action, Channel, Destination, History, Input, Relay},
+    relay::{Action, Channel, Destination, History, Input, Relay, StreamHead},
     stream::StreamName,
     time::{Instant, UnixMillis},
 };
@@ -105,6 +105,15 @@ impl Stream {
     fn head(&self) -> Position {
         let start = Position { epoch: Epoch(self.epoch), ..Position::default() };
         self.log.last().copied().unwrap_or(start)
+    }
+
+    fn compared(&self) -> StreamHead {
+        let value = self.value.as_ref().and_then(|bytes| Entry::decode(bytes).ok());
+        let version = value.map_or(0, |entry| match entry.place {
+            Place::Latest { version, .. } => version,
+            Place::Durable { .. } => 0,
+        });
+        StreamHead { position: self.head(), version }
     }
 
     fn history(&self, after: Option<u64>) -> History {
@@ -398,7 +407,7 @@ impl World {
                 if let Action::ToShard { worker, message: ToShard::Count } = action {
                     self.tell(worker.0, ToRelay::Counted(Box::default()));
                 } else if let Action::Compare { check, streams } = action {
-                    let heads = streams.iter().map(|it| Some(self.streams[index(it)].head()));
+                    let heads = streams.iter().map(|it| Some(self.streams[index(it)].compared()));
                     let heads = Some(heads.collect());
                     self.input(Input::Compared { check, heads });
                 } else {
@@ -470,7 +479,8 @@ impl World {
             }
             Action::Compare { check, streams } => {
                 assert!(self.link.is_some(), "streams are compared while the link is up");
-                let heads = streams.iter().map(|stream| Some(self.streams[index(stream)].head()));
+                let heads =
+                    streams.iter().map(|stream| Some(self.streams[index(stream)].compared()));
                 let heads = Some(heads.collect());
                 self.input(Input::Compared { check, heads });
             }

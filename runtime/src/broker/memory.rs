@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Position},
-    relay::{Channel, Destination, History, RunId},
+    relay::{Channel, Destination, History, RunId, StreamHead},
     stream::StreamName,
 };
 use tokio::sync::Notify;
@@ -105,7 +105,7 @@ impl Broker for MemoryBroker {
     fn heads(
         &self,
         streams: Vec<StreamName>,
-    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+    ) -> BrokerFuture<'_, Result<Vec<Option<StreamHead>>, BrokerError>> {
         Box::pin(async move {
             let now = self.shared.clock.now();
             let store = &mut self.shared.state().store;

@@ -13,7 +13,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Mid, Position},
-    relay::{Channel, Destination, History, RunId},
+    relay::{Channel, Destination, History, RunId, StreamHead},
     stream::StreamName,
 };
 
@@ -48,7 +48,7 @@ pub trait Broker: fmt::Debug + Send + Sync {
     fn heads(
         &self,
         streams: Vec<StreamName>,
-    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>>;
+    ) -> BrokerFuture<'_, Result<Vec<Option<StreamHead>>, BrokerError>>;
 
     /// Opens a subscription connection, with nothing subscribed but the channels that every
     /// instance reads (control, ingress when enabled, and its own for receipts and probes).

@@ -159,7 +159,7 @@ mod tests {
     };
 
     use bytes::Bytes;
-    use realtime_core::relay::{Destination, History};
+    use realtime_core::relay::{Destination, History, StreamHead};
 
     use super::*;
     use crate::broker::{Broker, BrokerFuture, Publish, PublishError, Published, Subscription};
@@ -186,7 +186,7 @@ mod tests {
         fn heads(
             &self,
             _streams: Vec<StreamName>,
-        ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+        ) -> BrokerFuture<'_, Result<Vec<Option<StreamHead>>, BrokerError>> {
             Box::pin(pending())
         }
 

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
-use realtime_core::{id::Epoch, relay::Destination, relay::History};
+use realtime_core::{
+    id::Epoch,
+    relay::{Destination, History, StreamHead},
+};
 
 use super::*;
 use crate::broker::{
@@ -51,7 +54,7 @@ impl Broker for Deaf {
     fn heads(
         &self,
         streams: Vec<StreamName>,
-    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+    ) -> BrokerFuture<'_, Result<Vec<Option<StreamHead>>, BrokerError>> {
         self.inner.heads(streams)
     }
 

@@ -13,10 +13,14 @@ impl Plan {
         let label = |name| labelled(self.seed, name);
         let [word, numbering, hasty] = ["lost word", "lost numbering", "hasty return"].map(label);
         let [stampede, joins] = ["stampede", "failing joins"].map(label);
-        let [value, acknowledgement] = ["last value", "late acknowledgement"].map(label);
+        let [value, lost] = ["last value", "lost value"].map(label);
+        let acknowledgement = label("late acknowledgement");
         match scale.is_calm {
             true if self.is_calm() => self.late_acknowledgement(acknowledgement),
-            true => self.last_value(value),
+            true => {
+                self.last_value(value);
+                self.lost_value(lost);
+            }
             false => {
                 self.stampede(stampede);
                 self.lost_word(word);
@@ -140,6 +144,26 @@ impl Plan {
             let value = publish(at_ms, instance, "user:waiting");
             PublishPlan { class: Class::Latest(0), ..value }
         }));
+    }
+
+    /// Adds, to some plans in which streams are compared, a member that loses the last value of its
+    /// stream.
+    fn lost_value(&mut self, mut rng: Rng) {
+        if self.knobs.check_ms == 0 || rng.below(2) > 0 {
+            return;
+        }
+        let instance = index(rng.below(self.instances.len() as u64));
+        let at_ms = 6_000 + rng.below(BUSY_MS - 8_000);
+        self.clients.push(ClientPlan {
+            user: Some(String::from("idle")),
+            instance,
+            at_ms: at_ms - 2_000,
+            ..ClientPlan::default()
+        });
+        let what = Trouble::Lossy(1_000);
+        self.faults.push(Fault { at_ms: at_ms - 50, lasts_ms: 400, instance, what });
+        let value = publish(at_ms, instance, "user:idle");
+        self.publishes.push(PublishPlan { class: Class::Latest(0), ..value });
     }
 
     /// Adds, to some plans in which streams are compared, a member that does not hear of the first

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use realtime_core::{
     entry::Body,
     id::{CheckId, Epoch, Generation, Mid, Position, ReadId},
-    relay::{Channel, Destination, Ingress, Input},
+    relay::{Channel, Destination, Ingress, Input, StreamHead},
     stream::StreamName,
     time::UnixMillis,
 };
@@ -258,7 +258,9 @@ impl World<'_, '_> {
     /// The broker is asked where streams are.
     pub(super) fn compare(&mut self, life: LifeId, check: CheckId, streams: &[StreamId]) {
         let place = |stream: &StreamId| {
-            self.broker.place(*stream).map(|node| self.truth.node(node).position)
+            let position = self.truth.node(self.broker.place(*stream)?).position;
+            let version = self.broker.versions(*stream).max().unwrap_or(0);
+            Some(StreamHead { position, version })
         };
         let heads = self.can_tell(life).then(|| streams.iter().map(place).collect());
         self.answer_read(life, 0, Input::Compared { check, heads });

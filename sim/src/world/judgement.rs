@@ -7,7 +7,7 @@ use realtime_core::transcript::Machine;
 use crate::{
     at::Seen,
     oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers, rollback, values},
-    plan::{Data, Fault, Knobs, Plan, Trouble},
+    plan::{Class, Data, Fault, Knobs, Plan, Trouble},
     session::Stage,
     truth::StreamId,
 };
@@ -107,9 +107,20 @@ impl World<'_, '_> {
             liveness::judge(&self.truth, |stream| self.broker.place(stream), session)?;
             if self.is_lossless {
                 values::judge(&self.truth, |stream| self.broker.versions(stream), session)?;
+            } else if self.is_repaired && self.plan.knobs.check_ms > 0 {
+                values::judge(&self.truth, |stream| self.last_versions(stream), session)?;
             }
         }
         Ok(())
+    }
+
+    /// The versions of values that nothing was published after: no older ones are given any more.
+    fn last_versions(&self, stream: StreamId) -> impl Iterator<Item = u64> {
+        let place = self.broker.place(stream);
+        let of = self.truth.publications.iter().filter(move |of| of.stream == stream);
+        let taken = of.filter(|of| matches!(of.class, Class::Latest(_))).filter_map(|of| of.taken);
+        let last = taken.filter(move |taken| taken.node == place).map(|taken| taken.version);
+        last.filter(move |version| self.broker.versions(stream).any(|kept| kept == *version))
     }
 
     fn judge_life(&self, id: LifeId, settles: bool) -> Verdict {

@@ -19,7 +19,9 @@ fn until_compared(relay: &mut Relay) -> (u64, String) {
 }
 
 fn answered(check: u64, heads: &[Option<Position>]) -> Input {
-    Input::Compared { check: CheckId(check), heads: Some(heads.to_vec()) }
+    let head = |position| StreamHead { position, version: 0 };
+    let heads = heads.iter().map(|position| position.map(head)).collect();
+    Input::Compared { check: CheckId(check), heads: Some(heads) }
 }
 
 #[test]
@@ -148,4 +150,37 @@ fn a_broker_that_does_not_answer_is_not_asked_twice_and_an_old_answer_counts_for
     let failed = Input::Compared { check: CheckId(2), heads: None };
     assert_eq!(step(&mut relay, at, failed), [""; 0]);
     assert_eq!(until_compared(&mut relay).1, "compare 3 of event:1");
+}
+
+#[test]
+fn the_last_value_of_a_stream_is_not_lost_though_nothing_follows() {
+    let value = |version| {
+        let place = Place::Latest { epoch: Epoch(1), at: 5, version, mid: Mid(70 + version) };
+        Entry { place, body: body() }.encode()
+    };
+    let head = |version| StreamHead { position: position(5), version };
+    let told = |check, version| Input::Compared {
+        check: CheckId(check),
+        heads: Some(vec![Some(head(version))]),
+    };
+    let mut relay = live();
+    let (at, _) = until_compared(&mut relay);
+    assert_eq!(step(&mut relay, at, told(1, 7)), [""; 0], "maybe late");
+    let done = step(&mut relay, at + 1_000, Input::TimedOut);
+    assert_eq!(done, ["reach relay_check_finds_a_loss", "read 1 of event:1 after 5"]);
+    let history = History { head: position(5), entries: Vec::new(), latest: vec![value(7)] };
+    let read = Input::Read { read: ReadId(1), history: Some(history) };
+    let done = step(&mut relay, at + 1_000, read);
+    assert_eq!(done, ["reach relay_values_filled", "0: 0 at nowhere"]);
+
+    // Those that have come are not lost.
+    let (at, _) = until_compared(&mut relay);
+    assert_eq!(step(&mut relay, at, told(2, 7)), [""; 0]);
+    assert_eq!(step(&mut relay, at + 1_000, Input::TimedOut), [""; 0]);
+    let (at, _) = until_compared(&mut relay);
+    assert_eq!(step(&mut relay, at, told(3, 8)), [""; 0]);
+    let channel = Channel::Stream(name(ROOM));
+    let late = Input::Received { generation: Generation(1), channel, bytes: value(8) };
+    assert_eq!(step(&mut relay, at + 500, late), ["0: 1 at nowhere"]);
+    assert_eq!(step(&mut relay, at + 1_000, Input::TimedOut), [""; 0]);
 }

@@ -135,6 +135,21 @@ fn a_value_beyond_where_the_stream_is_comes_by_itself() {
 }
 
 #[test]
+fn who_joins_before_a_loss_is_noticed_is_given_the_value_that_came_after_it() {
+    let mut relay = live();
+    // 6 was lost: the stream is at 5 still.
+    assert_eq!(step(&mut relay, 0, came_value(6, 7, "a")), ["0: 0 at nowhere"]);
+    assert_eq!(step(&mut relay, 0, join(0, 1, ROOM)), ["read 1 of event:1"]);
+    let history =
+        History { head: position(6), entries: Vec::new(), latest: vec![value(6, 7, "a")] };
+    step(&mut relay, 0, Input::Read { read: ReadId(1), history: Some(history.clone()) });
+    let again = Input::Read { read: ReadId(2), history: Some(history.clone()) };
+    step(&mut relay, 0, again);
+    let said = step(&mut relay, 0, Input::Read { read: ReadId(3), history: Some(history) });
+    assert_eq!(said, [r#"0: joined 1 at 5 +"a7""#]);
+}
+
+#[test]
 fn a_value_that_comes_twice_is_sent_once_also_when_the_broker_has_forgotten_it_meanwhile() {
     let mut relay = live();
     step(&mut relay, 0, came_value(5, 3, "a"));

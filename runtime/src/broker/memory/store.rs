@@ -8,7 +8,7 @@ use lru::LruCache;
 use realtime_core::{
     entry::Place,
     id::{Epoch, Position},
-    relay::History,
+    relay::{History, StreamHead},
     stream::{StreamKind, StreamName},
     time::{Instant, UnixMillis},
 };
@@ -164,13 +164,16 @@ impl Store {
     }
 
     /// Where a stream is, if it has a numbering, which lives on.
-    pub(super) fn head(&mut self, stream: &StreamName, now: Instant) -> Option<Position> {
+    pub(super) fn head(&mut self, stream: &StreamName, now: Instant) -> Option<StreamHead> {
         self.expire(now);
         let name = stream.as_str();
         self.bare.peek(name).or_else(|| self.full.peek(name))?.head?;
         self.use_stream(stream.as_str(), now, |stream, store| {
             stream.head_until = now + store.retention.position_ttl;
-            stream.head
+            let content = stream.content.iter();
+            let versions = content.flat_map(|content| content.latest.values()).map(|of| of.version);
+            let version = versions.max().unwrap_or(0);
+            stream.head.map(|position| StreamHead { position, version })
         })
     }
 

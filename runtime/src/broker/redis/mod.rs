@@ -15,7 +15,7 @@ use bytes::Bytes;
 use realtime_core::{
     entry::Place,
     id::{BootId, Epoch, Mid, Position},
-    relay::{Destination, History},
+    relay::{Destination, History, StreamHead},
     stream::{StreamKind, StreamName},
 };
 use redis::{Value, cmd};
@@ -180,8 +180,11 @@ impl<N: Net> RedisBroker<N> {
     async fn heads_of(
         &self,
         streams: Vec<StreamName>,
-    ) -> Result<Vec<Option<Position>>, BrokerError> {
-        let keys = streams.iter().map(|stream| self.names.key(stream, "meta")).collect();
+    ) -> Result<Vec<Option<StreamHead>>, BrokerError> {
+        let keys = streams
+            .iter()
+            .flat_map(|stream| ["meta", "latest"].map(|key| self.names.key(stream, key)));
+        let keys = keys.collect();
         let args = vec![millis(self.retention.position_ttl)];
         let call = Call { script: &self.scripts.heads, keys, args };
         let lane = self.lanes.first().expect("there is at least one");
@@ -189,7 +192,7 @@ impl<N: Net> RedisBroker<N> {
         let heads: Option<Vec<String>> = redis::from_redis_value(answer).ok();
         let heads = heads.filter(|heads| heads.len() == streams.len());
         let heads = heads.ok_or_else(|| BrokerError("the positions can't be read".to_owned()))?;
-        Ok(heads.iter().map(|head| meta(head)).collect())
+        Ok(heads.iter().map(|head| stream_head(head)).collect())
     }
 
     async fn tell_instances(&self, to: Destination, bytes: Bytes) -> Result<(), BrokerError> {
@@ -228,7 +231,7 @@ impl<N: Net> Broker for RedisBroker<N> {
     fn heads(
         &self,
         streams: Vec<StreamName>,
-    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+    ) -> BrokerFuture<'_, Result<Vec<Option<StreamHead>>, BrokerError>> {
         Box::pin(self.heads_of(streams))
     }
 
@@ -281,10 +284,12 @@ fn plain_answer(answer: Value) -> Option<Published> {
     Some(Published { position: None, duplicate_of: None, subscribers })
 }
 
-/// Reads the meta of a stream: epoch, offset, mid, and what else there is.
-fn meta(text: &str) -> Option<Position> {
+/// Reads the meta of a stream (epoch, offset, mid, bytes) and the version of its newest value.
+fn stream_head(text: &str) -> Option<StreamHead> {
     let mut parts = text.split(' ');
-    position(parts.next()?, parts.next()?.parse().ok()?, parts.next()?)
+    let position = position(parts.next()?, parts.next()?.parse().ok()?, parts.next()?)?;
+    let version = parts.nth(1)?.parse().ok()?;
+    Some(StreamHead { position, version })
 }
 
 fn position(epoch: &str, offset: u64, mid: &str) -> Option<Position> {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use realtime_core::{
     id::{Epoch, Mid, Position},
-    relay::{Destination, History},
+    relay::{Destination, History, StreamHead},
     stream::StreamName,
 };
 
@@ -66,7 +66,7 @@ impl Broker for ScriptedBroker {
     fn heads(
         &self,
         _streams: Vec<StreamName>,
-    ) -> BrokerFuture<'_, Result<Vec<Option<Position>>, BrokerError>> {
+    ) -> BrokerFuture<'_, Result<Vec<Option<StreamHead>>, BrokerError>> {
         unreachable!("the service only publishes")
     }
 

@@ -114,7 +114,10 @@ fn a_vacated_stream_to_which_nothing_was_published_takes_nothing_and_is_where_it
     let mut store = store(1 << 20);
     let quiet = place(&mut store, "quiet", 1, at(TTL));
     assert_eq!(quiet, (1, 0));
-    assert_eq!(store.head(&StreamName::room("quiet").unwrap(), at(TTL)).unwrap().offset, 0);
+    assert_eq!(
+        store.head(&StreamName::room("quiet").unwrap(), at(TTL)).unwrap().position.offset,
+        0
+    );
     put(&mut store, at(TTL), &publish("busy", 2, None));
     store.expire(at(3 * TTL)); // Nothing is left of its history.
     for room in ["quiet", "busy", "never seen"] {

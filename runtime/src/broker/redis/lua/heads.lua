@@ -1,12 +1,16 @@
 #!lua flags=allow-oom
 -- Reads where streams are, and lets their numbering live on.
--- KEYS: the meta of each
+-- KEYS: the meta and the latest values of each
 -- ARGV: 1 position TTL ms
--- Answer: what each holds; '' for nothing, and for what no script of ours has written
+-- Answer: what the meta of each holds, and the version of its newest value, 0 without any; '' for
+-- nothing, and for what no script of ours has written
 local heads = {}
-for i, key in ipairs(KEYS) do
-  local head = redis.pcall('GET', key)
-  heads[i] = type(head) == 'string' and head or ''
-  redis.call('PEXPIRE', key, ARGV[1])
+for i = 1, #KEYS / 2 do
+  local meta, latest = KEYS[2 * i - 1], KEYS[2 * i]
+  local head = redis.pcall('GET', meta)
+  local version = redis.pcall('HGET', latest, '#v')
+  version = type(version) == 'string' and version or '0'
+  heads[i] = type(head) == 'string' and head .. ' ' .. version or ''
+  redis.call('PEXPIRE', meta, ARGV[1])
 end
 return heads
