@@ -9,7 +9,7 @@ use crate::{
     oracle::{Failure, Verdict, answers, gauges, interest, liveness, peers, rollback, values},
     plan::{Class, Data, Fault, Knobs, Plan, Trouble},
     session::Stage,
-    truth::StreamId,
+    truth::{Publication, StreamId},
 };
 
 use super::{World, instance::LifeId};
@@ -108,19 +108,26 @@ impl World<'_, '_> {
             if self.is_lossless {
                 values::judge(&self.truth, |stream| self.broker.versions(stream), session)?;
             } else if self.is_repaired && self.plan.knobs.check_ms > 0 {
-                values::judge(&self.truth, |stream| self.last_versions(stream), session)?;
+                values::judge(
+                    &self.truth,
+                    |stream| self.last_version(stream).into_iter(),
+                    session,
+                )?;
             }
         }
         Ok(())
     }
 
-    /// The versions of values that nothing was published after: no older ones are given any more.
-    fn last_versions(&self, stream: StreamId) -> impl Iterator<Item = u64> {
+    /// The version of a value that nothing was published after; others hide that it was lost.
+    fn last_version(&self, stream: StreamId) -> Option<u64> {
+        let newest = self.broker.versions(stream).max()?;
         let place = self.broker.place(stream);
-        let of = self.truth.publications.iter().filter(move |of| of.stream == stream);
-        let taken = of.filter(|of| matches!(of.class, Class::Latest(_))).filter_map(|of| of.taken);
-        let last = taken.filter(move |taken| taken.node == place).map(|taken| taken.version);
-        last.filter(move |version| self.broker.versions(stream).any(|kept| kept == *version))
+        let mut taken = self.truth.publications.iter().filter(|of| of.stream == stream);
+        let is_last = |of: &Publication| {
+            let is_value = matches!(of.class, Class::Latest(_));
+            is_value && of.taken.is_some_and(|of| of.version == newest && of.node == place)
+        };
+        taken.any(is_last).then_some(newest)
     }
 
     fn judge_life(&self, id: LifeId, settles: bool) -> Verdict {
