@@ -107,13 +107,19 @@ impl Stream {
         self.log.last().copied().unwrap_or(start)
     }
 
+    /// Of a stream that was set back, a value is lost with what was published before it.
     fn compared(&self) -> StreamHead {
+        let position = self.head();
         let value = self.value.as_ref().and_then(|bytes| Entry::decode(bytes).ok());
         let version = value.map_or(0, |entry| match entry.place {
-            Place::Latest { version, .. } => version,
-            Place::Durable { .. } => 0,
+            Place::Latest { epoch, at, version, .. }
+                if epoch != position.epoch || at <= position.offset =>
+            {
+                version
+            }
+            Place::Latest { .. } | Place::Durable { .. } => 0,
         });
-        StreamHead { position: self.head(), version }
+        StreamHead { position, version }
     }
 
     fn history(&self, after: Option<u64>) -> History {
