@@ -445,9 +445,15 @@ fn peers(plan: &Plan, journal: &Journal) -> Vec<String> {
             ));
         }
         for (_, from_us, until_us) in naps {
-            let is_long = until_us - from_us >= SILENCE_US;
-            let is_closed = session.closed.is_some_and(|at_us| at_us < until_us + NOTICED_LATE_US);
-            if is_long && !is_closed && until_us + NOTICED_LATE_US < plan.end_ms * 1_000 {
+            let noticed_us = until_us + NOTICED_LATE_US;
+            let has_crashed = plan.faults.iter().any(|(at_ms, fault)| {
+                // It may not hear of the end behind what it has not read.
+                matches!(fault, Fault::Crash { pod, .. } if *pod == session.pod)
+                    && (*from_us..noticed_us).contains(&(at_ms * 1_000))
+            });
+            let is_long = until_us - from_us >= SILENCE_US && !has_crashed;
+            let is_closed = session.closed.is_some_and(|at_us| at_us < noticed_us);
+            if is_long && !is_closed && noticed_us < plan.end_ms * 1_000 {
                 wrong.push(format!("peers: session {number} was silent from {from_us} us on"));
             }
         }
